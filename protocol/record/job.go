@@ -1,0 +1,287 @@
+package record
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/roost-server/roost/protocol"
+)
+
+// Defaults of a job's knobs, used where the record says nothing.
+const (
+	DefaultTimeout  = 30 * time.Second
+	DefaultTTL      = time.Hour
+	DefaultAttempts = 3
+)
+
+// Limits of a job record.
+const (
+	// MaxTargets caps a list of nodes and a selector's count: the fan-out of one record.
+	MaxTargets = 10_000
+	// MaxTenantBytes caps the tenant's name.
+	MaxTenantBytes = 64
+	// MaxTTL caps how long a job may wait for its nodes.
+	MaxTTL = 30 * 24 * time.Hour
+)
+
+// Encoding is how a record's value is written.
+type Encoding uint8
+
+// The encodings, told apart by the content-type header or, without one, by the
+// first byte: a msgpack map never starts with '{' or white space.
+const (
+	Msgpack Encoding = iota
+	JSON
+)
+
+// Content types, as found in the record header [HeaderContentType].
+const (
+	HeaderContentType = "content-type"
+	ContentMsgpack    = "application/msgpack"
+	ContentJSON       = "application/json"
+)
+
+// ContentType returns the encoding's content type.
+func (e Encoding) ContentType() string {
+	if e == JSON {
+		return ContentJSON
+	}
+	return ContentMsgpack
+}
+
+// Detect tells the encoding of a record from its content-type header (may be empty)
+// and its value. An unknown content type is an error.
+func Detect(contentType string, value []byte) (Encoding, error) {
+	switch contentType {
+	case ContentJSON:
+		return JSON, nil
+	case ContentMsgpack, "application/x-msgpack", "application/vnd.msgpack":
+		return Msgpack, nil
+	case "":
+	default:
+		return 0, fmt.Errorf("%s is %q; allowed are %s and %s", HeaderContentType, contentType, ContentMsgpack, ContentJSON)
+	}
+	if len(value) > 0 {
+		switch value[0] {
+		case '{', ' ', '\t', '\r', '\n':
+			return JSON, nil
+		}
+	}
+	return Msgpack, nil
+}
+
+// Job is one record of the jobs topic: what to run, and on which nodes.
+type Job struct {
+	ID          string // chosen by the producer, unique among its jobs
+	Kind        string // names the handler on the node
+	Target      Target
+	Args        []byte        // one encoded msgpack value, whatever the record's encoding
+	Timeout     time.Duration // of one attempt, on the node
+	DeadlineMs  int64         // Unix time; not delivered yet by then is expired. 0: TTL decides
+	TTL         time.Duration // deadline relative to the record's timestamp, when DeadlineMs is 0
+	NotBeforeMs int64         // Unix time; 0: at once
+	Attempts    uint32        // deliveries that may be tried in all
+	Priority    uint8         // 0 to 9, higher first
+	Tenant      string        // who the job belongs to; copied to results
+	Encoding    Encoding      // how the record was written; results are written the same
+}
+
+// Target says which nodes run a job: exactly one of its fields is set.
+type Target struct {
+	Node   string
+	Nodes  []string
+	Select *Selector
+}
+
+// Selector chooses Count connected nodes that fit every filter given.
+type Selector struct {
+	Country  string
+	City     string
+	ASN      uint32
+	Platform string
+	Tags     []string // all of them
+	Count    uint32   // default 1
+}
+
+// String tells the filters, for messages: "country=AU asn=1221".
+func (s *Selector) String() string {
+	out := ""
+	add := func(format string, v any) {
+		if out != "" {
+			out += " "
+		}
+		out += fmt.Sprintf(format, v)
+	}
+	if s.Country != "" {
+		add("country=%s", s.Country)
+	}
+	if s.City != "" {
+		add("city=%q", s.City)
+	}
+	if s.ASN != 0 {
+		add("asn=%d", s.ASN)
+	}
+	if s.Platform != "" {
+		add("platform=%s", s.Platform)
+	}
+	for _, t := range s.Tags {
+		add("tag=%s", t)
+	}
+	if out == "" {
+		return "any node"
+	}
+	return out
+}
+
+// Matches reports whether a node with attributes a fits every filter.
+func (s *Selector) Matches(a *protocol.Attributes) bool {
+	if s.Country != "" && s.Country != a.Country || s.City != "" && s.City != a.City ||
+		s.ASN != 0 && s.ASN != a.ASN || s.Platform != "" && s.Platform != a.Platform {
+		return false
+	}
+	for _, want := range s.Tags {
+		found := false
+		for _, t := range a.Tags {
+			found = found || t == want
+		}
+		if !found {
+			return false
+		}
+	}
+	return true
+}
+
+// Size returns how many assignments the job has.
+func (t *Target) Size() int {
+	switch {
+	case t.Node != "":
+		return 1
+	case t.Select != nil:
+		return int(t.Select.Count)
+	default:
+		return len(t.Nodes)
+	}
+}
+
+// Key returns the Kafka key that a producer gives the job: the node's id when it is
+// for one node, so that it lands on that node's shard; else the job's id.
+func (j *Job) Key() string {
+	if j.Target.Node != "" {
+		return j.Target.Node
+	}
+	return j.ID
+}
+
+// Validate checks every field and fills in the defaults. The error names the field
+// and what is allowed.
+func (j *Job) Validate() error {
+	if err := checkID("id", j.ID, protocol.MaxJobIDBytes); err != nil {
+		return err
+	}
+	if err := checkID("kind", j.Kind, protocol.MaxKindBytes); err != nil {
+		return err
+	}
+	if err := j.Target.validate(); err != nil {
+		return err
+	}
+	if len(j.Args) > protocol.MaxPayloadBytes {
+		return fmt.Errorf("args: %d bytes as msgpack; at most %d are allowed", len(j.Args), protocol.MaxPayloadBytes)
+	}
+	return j.validateKnobs()
+}
+
+func (j *Job) validateKnobs() error {
+	if j.Timeout == 0 {
+		j.Timeout = DefaultTimeout
+	}
+	if j.TTL == 0 {
+		j.TTL = DefaultTTL
+	}
+	if j.Attempts == 0 {
+		j.Attempts = DefaultAttempts
+	}
+	switch {
+	case j.Timeout < time.Millisecond || j.Timeout > protocol.MaxTimeoutMs*time.Millisecond:
+		return fmt.Errorf("timeout_ms: %d; allowed are 1 to %d", j.Timeout.Milliseconds(), protocol.MaxTimeoutMs)
+	case j.TTL < time.Millisecond || j.TTL > MaxTTL:
+		return fmt.Errorf("ttl_ms: %d; allowed are 1 to %d", j.TTL.Milliseconds(), MaxTTL.Milliseconds())
+	case j.DeadlineMs < 0:
+		return fmt.Errorf("deadline_ms: %d; it is a Unix time in milliseconds", j.DeadlineMs)
+	case j.NotBeforeMs < 0:
+		return fmt.Errorf("not_before_ms: %d; it is a Unix time in milliseconds", j.NotBeforeMs)
+	case j.Attempts > protocol.MaxAttempts:
+		return fmt.Errorf("attempts: %d; allowed are 1 to %d", j.Attempts, protocol.MaxAttempts)
+	case j.Priority > protocol.MaxPriority:
+		return fmt.Errorf("priority: %d; allowed are 0 to %d", j.Priority, protocol.MaxPriority)
+	case len(j.Tenant) > MaxTenantBytes:
+		return fmt.Errorf("tenant: %d bytes; at most %d are allowed", len(j.Tenant), MaxTenantBytes)
+	}
+	return nil
+}
+
+func (t *Target) validate() error {
+	set := 0
+	if t.Node != "" {
+		set++
+	}
+	if len(t.Nodes) > 0 {
+		set++
+	}
+	if t.Select != nil {
+		set++
+	}
+	if set != 1 {
+		return fmt.Errorf("target: %d of node, nodes and select are given; exactly one has to be", set)
+	}
+	switch {
+	case t.Node != "":
+		return checkID("target.node", t.Node, protocol.MaxNodeIDBytes)
+	case t.Select != nil:
+		return t.Select.validate()
+	}
+	if len(t.Nodes) > MaxTargets {
+		return fmt.Errorf("target.nodes: %d entries; at most %d are allowed", len(t.Nodes), MaxTargets)
+	}
+	seen := make(map[string]struct{}, len(t.Nodes))
+	for _, n := range t.Nodes {
+		if err := checkID("target.nodes", n, protocol.MaxNodeIDBytes); err != nil {
+			return err
+		}
+		if _, dup := seen[n]; dup {
+			return fmt.Errorf("target.nodes: %q is there twice", n)
+		}
+		seen[n] = struct{}{}
+	}
+	return nil
+}
+
+func (s *Selector) validate() error {
+	if s.Count == 0 {
+		s.Count = 1
+	}
+	switch {
+	case s.Count > MaxTargets:
+		return fmt.Errorf("target.select.count: %d; allowed are 1 to %d", s.Count, MaxTargets)
+	case len(s.Country) > protocol.MaxCountryBytes:
+		return fmt.Errorf("target.select.country: %q; an ISO 3166-1 code such as AU is expected", s.Country)
+	case len(s.City) > protocol.MaxTextBytes:
+		return fmt.Errorf("target.select.city: %d bytes; at most %d are allowed", len(s.City), protocol.MaxTextBytes)
+	case len(s.Platform) > protocol.MaxTextBytes:
+		return fmt.Errorf("target.select.platform: %d bytes; at most %d are allowed", len(s.Platform), protocol.MaxTextBytes)
+	case len(s.Tags) > protocol.MaxTags:
+		return fmt.Errorf("target.select.tags: %d entries; at most %d are allowed", len(s.Tags), protocol.MaxTags)
+	}
+	return nil
+}
+
+func checkID(field, s string, limit int) error {
+	switch {
+	case s == "":
+		return fmt.Errorf("%s: missing", field)
+	case len(s) > limit:
+		return fmt.Errorf("%s: %d bytes; at most %d are allowed", field, len(s), limit)
+	case !protocol.ValidID(s):
+		return fmt.Errorf("%s: %q; printable UTF-8 without spaces is expected", field, s)
+	}
+	return nil
+}
