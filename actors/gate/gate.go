@@ -1,0 +1,422 @@
+// Package gate is the actor of one event loop: it supervises the sessions whose
+// sockets live on that loop, and it is the door through which shards reach them and
+// they reach shards. Everything in it runs on the loop's goroutine.
+package gate
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/asynkron/protoactor-go/actor"
+
+	"github.com/roost-server/roost/actors"
+	"github.com/roost-server/roost/actors/session"
+	"github.com/roost-server/roost/protocol"
+)
+
+// Conn is what a gate needs of a connection, beyond what its session does.
+type Conn interface {
+	session.Conn
+	// Establish ends the handshake: the connection may now send full frames, and is
+	// closed when nothing is heard for idle. It reports whether the connection is there still.
+	Establish(idle time.Duration) bool
+	// SetContext and Context keep the session with its connection.
+	SetContext(any)
+	Context() any
+}
+
+// Loop is what a gate needs of its event loop.
+type Loop interface {
+	// Execute runs fn on the loop later; any goroutine may call it. An error means
+	// that the loop has ended and fn will not run.
+	Execute(fn func()) error
+	// Decoder is shared by everything on the loop.
+	Decoder() *protocol.Decoder
+}
+
+// Shards is the way to shards. Send never blocks, takes over the batch, and reports
+// whether the shard is on this member; when it is not, the batch is lost, which
+// resending from outboxes makes good.
+type Shards interface {
+	Send(shard uint32, b *actors.FromGate) bool
+}
+
+// Authenticator decides whether a node may open a session. It runs on the event
+// loop and must not block. The error's protocol reason is told to the node.
+type Authenticator func(h *protocol.Hello) error
+
+// Config is shared by the gates of a member.
+type Config struct {
+	Member       string // the member's name, told to nodes
+	Partitions   uint32 // of the jobs topic
+	Heartbeat    time.Duration
+	AcceptAfter  time.Duration
+	Authenticate Authenticator
+	Shards       Shards
+	NowMs        func() int64 // Unix time
+	Stats        *Stats
+}
+
+// silence is how many heartbeats may be missed before a node counts as gone.
+const silence = 2.5
+
+// Stats counts what gates see; all fields may be read from any goroutine.
+type Stats struct {
+	Sessions    atomic.Int64  // open now
+	Opened      atomic.Uint64 // since the start
+	Refused     atomic.Uint64 // HELLO answered by CLOSE
+	Replaced    atomic.Uint64 // sessions ended by a newer one of the same node
+	Results     atomic.Uint64
+	Unexpected  atomic.Uint64 // results for a job that was not in flight on the session
+	Misrouted   atomic.Uint64 // batches for a shard that is not here
+	Deliveries  atomic.Uint64
+	Undelivered atomic.Uint64 // deliveries for a node without a session
+
+	loops sync.Map // *atomic.Int64 by event loop: its sessions
+}
+
+// Loop returns how many sessions an event loop has.
+func (s *Stats) Loop(index int) int { return int(s.loop(uint32(index)).Load()) }
+
+func (s *Stats) loop(index uint32) *atomic.Int64 {
+	n, _ := s.loops.LoadOrStore(index, new(atomic.Int64))
+	return n.(*atomic.Int64)
+}
+
+// Gate is the actor.
+type Gate struct {
+	cfg      *Config
+	door     *Door
+	index    uint32
+	count    *atomic.Int64 // of sessions, for Stats
+	sessions map[string]*session.Session
+	profiles *profiles
+	props    *actor.Props     // of every session; shared
+	next     *session.Session // what props makes next
+	system   *actor.ActorSystem
+	scratch  session.Scratch
+	up       []*actors.FromGate // by shard; nil when empty
+	dirty    []uint32
+	flushing bool
+	flushFn  func()
+
+	// one of each message, reused
+	frame    session.Frame
+	deliver  session.Deliver
+	withdraw session.Withdraw
+	acked    session.Acked
+	resume   session.Resume
+	closed   session.Closed
+}
+
+// Door is the event loop's side of the gate: it outlives restarts of the actor.
+// Its methods are called on the loop.
+type Door struct {
+	cfg     *Config
+	loop    Loop
+	index   uint32
+	mailbox *mailbox
+	gate    *Gate // the current incarnation
+	hello   hello
+}
+
+type hello struct {
+	conn Conn
+	msg  protocol.Hello
+	err  error
+}
+
+// NewDoor makes the door of an event loop. Props, spawned once, makes its gate.
+func NewDoor(cfg *Config, index uint32, loop Loop) *Door {
+	return &Door{cfg: cfg, loop: loop, index: index, mailbox: newMailbox(loop.Execute)}
+}
+
+// Props returns how to spawn the door's gate.
+func (d *Door) Props(strategy actor.SupervisorStrategy) *actor.Props {
+	return actor.PropsFromProducer(func() actor.Actor {
+		d.gate = newGate(d)
+		return d.gate
+	},
+		actor.WithMailbox(func() actor.Mailbox { return d.mailbox }),
+		actor.WithSupervisor(strategy))
+}
+
+func newGate(d *Door) *Gate {
+	g := &Gate{
+		cfg: d.cfg, door: d, index: d.index, count: d.cfg.Stats.loop(d.index),
+		sessions: map[string]*session.Session{},
+		profiles: newProfiles(),
+		up:       make([]*actors.FromGate, d.cfg.Partitions),
+	}
+	g.flushFn = g.flush
+	g.props = actor.PropsFromProducer(func() actor.Actor { return g.next },
+		actor.WithMailbox(func() actor.Mailbox { return g.next }))
+	return g
+}
+
+// Frame takes one frame of a connection; body is valid only during the call. An
+// error means: close the connection for that reason.
+func (d *Door) Frame(c Conn, t protocol.Type, body []byte) error {
+	if s, ok := c.Context().(*session.Session); ok {
+		m := &d.gate.frame
+		m.Type, m.Body, m.Err = t, body, nil
+		s.PostUserMessage(m)
+		m.Body = nil
+		return m.Err
+	}
+	if t != protocol.TypeHello {
+		return protocol.Errorf(protocol.ReasonUnexpected, "%v before HELLO", t)
+	}
+	d.hello.conn, d.hello.err = c, nil
+	if err := d.loop.Decoder().Decode(body, &d.hello.msg); err != nil {
+		d.cfg.Stats.Refused.Add(1)
+		return err
+	}
+	if !d.mailbox.now(&d.hello) {
+		return protocol.Errorf(protocol.ReasonNotReady, "the gate restarts")
+	}
+	if d.hello.err != nil {
+		d.cfg.Stats.Refused.Add(1)
+	}
+	return d.hello.err
+}
+
+// Closed says that an established connection is gone.
+func (d *Door) Closed(c Conn) {
+	if s, ok := c.Context().(*session.Session); ok {
+		c.SetContext(nil)
+		d.gate.end(s)
+	}
+}
+
+// Receive implements actor.Actor.
+func (g *Gate) Receive(ctx actor.Context) {
+	switch m := ctx.Message().(type) {
+	case *actors.ToGate:
+		g.take(m)
+		m.Release()
+	case *hello:
+		m.err = g.open(ctx, m.conn, &m.msg)
+	case *actors.Announce:
+		g.announce(m.Shard)
+	case *actor.Restarting, *actor.Stopping:
+		g.flush()
+	}
+}
+
+// open makes a session for a node that said HELLO.
+func (g *Gate) open(ctx actor.Context, conn Conn, h *protocol.Hello) error {
+	if h.Version < protocol.Version {
+		return protocol.Errorf(protocol.ReasonUnsupportedVersion, "the node speaks version %d, this member %d", h.Version, protocol.Version)
+	}
+	if g.cfg.Authenticate != nil {
+		if err := g.cfg.Authenticate(h); err != nil {
+			return err
+		}
+	}
+	g.system = ctx.ActorSystem()
+	nowMs := g.cfg.NowMs()
+	inc := session.NextIncarnation(nowMs)
+	if old := g.sessions[h.NodeID]; old != nil {
+		g.replace(old)
+	}
+	s := session.New(h.NodeID, inc, partition(h.NodeID, g.cfg.Partitions), h.Credit,
+		g.profiles.take(&h.Attributes, h.Agent), conn, g)
+	g.next = s
+	ctx.Spawn(g.props)
+	g.next = nil
+	g.sessions[h.NodeID] = s
+	conn.SetContext(s)
+	conn.Establish(time.Duration(silence * float64(g.cfg.Heartbeat)))
+	g.count.Add(1)
+	g.cfg.Stats.Sessions.Add(1)
+	g.cfg.Stats.Opened.Add(1)
+	if err := conn.Append(&protocol.Welcome{
+		Version: protocol.Version, Incarnation: inc, Member: g.cfg.Member,
+		HeartbeatMs:   uint32(g.cfg.Heartbeat.Milliseconds()),
+		AcceptAfterMs: uint32(g.cfg.AcceptAfter.Milliseconds()),
+		MaxBodyBytes:  protocol.MaxBodyBytes, ServerTimeMs: uint64(nowMs),
+	}); err != nil {
+		return err
+	}
+	g.register(s)
+	g.resumed(s, h)
+	return nil
+}
+
+// resumed tells shards what the node brings along from an earlier session.
+func (g *Gate) resumed(s *session.Session, h *protocol.Hello) {
+	if len(h.Running) > 0 {
+		g.resume.Running = h.Running
+		s.PostUserMessage(&g.resume)
+		g.resume.Running = nil
+	}
+	tell := func(kind actors.NoticeKind, refs []protocol.Ref) {
+		for i := range refs {
+			g.Notice(refs[i].Shard, actors.Notice{Kind: kind, Node: s.Node(),
+				JobID: refs[i].JobID, Attempt: refs[i].Attempt, Incarnation: s.Incarnation()})
+		}
+	}
+	tell(actors.Running, h.Running)
+	tell(actors.Held, h.Held)
+}
+
+// replace ends the older of two sessions with one node id.
+func (g *Gate) replace(old *session.Session) {
+	g.cfg.Stats.Replaced.Add(1)
+	old.Conn().Close(protocol.ReasonReplaced, "a newer session of node "+old.Node(), 0)
+	g.end(old)
+}
+
+// end takes leave of a session whose connection is gone or about to be. It may be
+// called twice.
+func (g *Gate) end(s *session.Session) {
+	if g.sessions[s.Node()] == s {
+		delete(g.sessions, s.Node())
+	}
+	if s.Profile == nil {
+		return
+	}
+	s.PostUserMessage(&g.closed)
+	b := g.batch(s.Home)
+	b.Departures = append(b.Departures, actors.Departure{Node: s.Node(), Incarnation: s.Incarnation()})
+	g.profiles.drop(s.Profile)
+	s.Profile = nil
+	g.count.Add(-1)
+	g.cfg.Stats.Sessions.Add(-1)
+	if !s.Stopped() {
+		g.system.Root.Stop(s.PID())
+	}
+}
+
+func (g *Gate) register(s *session.Session) {
+	b := g.batch(s.Home)
+	b.Registrations = append(b.Registrations, actors.Registration{
+		Node: s.Node(), Incarnation: s.Incarnation(), Profile: s.Profile})
+}
+
+func (g *Gate) announce(shard uint32) {
+	for _, s := range g.sessions {
+		if s.Home == shard {
+			g.register(s)
+		}
+	}
+	g.flush()
+}
+
+// take hands a shard's batch to the sessions.
+func (g *Gate) take(b *actors.ToGate) {
+	g.cfg.Stats.Deliveries.Add(uint64(len(b.Deliveries)))
+	for i := range b.Withdrawals {
+		if s := g.sessions[b.Withdrawals[i].Node]; s != nil {
+			g.withdraw.Withdrawal = &b.Withdrawals[i]
+			s.PostUserMessage(&g.withdraw)
+		}
+	}
+	for i := range b.Deliveries {
+		d := &b.Deliveries[i]
+		if s := g.sessions[d.Node]; s != nil {
+			g.deliver.Delivery = d
+			s.PostUserMessage(&g.deliver)
+			continue
+		}
+		g.cfg.Stats.Undelivered.Add(1)
+		g.Notice(d.Shard, actors.Notice{Kind: actors.Undelivered, Node: d.Node, JobID: d.JobID, Attempt: d.Attempt})
+	}
+	for i := range b.Acks {
+		if s := g.sessions[b.Acks[i].Node]; s != nil {
+			g.acked.Ack = &b.Acks[i]
+			s.PostUserMessage(&g.acked)
+		}
+	}
+	for i := range b.Evictions {
+		e := &b.Evictions[i]
+		if s := g.sessions[e.Node]; s != nil && s.Incarnation() <= e.Incarnation {
+			g.replace(s)
+		}
+	}
+	g.flush()
+}
+
+// Result implements session.Uplink.
+func (g *Gate) Result(s *session.Session, r *protocol.Result, expected bool) {
+	g.cfg.Stats.Results.Add(1)
+	if !expected {
+		g.cfg.Stats.Unexpected.Add(1)
+	}
+	if r.Shard >= g.cfg.Partitions { // no shard can know it: let the node forget it
+		g.acked.Ack = &actors.Ack{Node: s.Node(), JobID: string(r.JobID), Attempt: r.Attempt}
+		s.PostUserMessage(&g.acked)
+		return
+	}
+	b := g.batch(r.Shard)
+	b.Results = append(b.Results, actors.Result{
+		Node: s.Node(), JobID: b.Keep(r.JobID), Attempt: r.Attempt, Outcome: r.Outcome,
+		DurationUs: r.DurationUs, Error: b.Keep(r.Error), Output: b.Keep(r.Output),
+	})
+}
+
+// Progress implements session.Uplink.
+func (g *Gate) Progress(s *session.Session, p *protocol.Progress) {
+	if p.Shard >= g.cfg.Partitions {
+		return
+	}
+	b := g.batch(p.Shard)
+	b.Progress = append(b.Progress, actors.Progress{
+		Node: s.Node(), JobID: string(p.JobID), Attempt: p.Attempt, Data: b.Keep(p.Data)})
+}
+
+// Notice implements session.Uplink.
+func (g *Gate) Notice(shard uint32, n actors.Notice) {
+	if shard >= g.cfg.Partitions {
+		return
+	}
+	b := g.batch(shard)
+	b.Notices = append(b.Notices, n)
+}
+
+// Reregister implements session.Uplink.
+func (g *Gate) Reregister(s *session.Session, a *protocol.Attributes) {
+	old := s.Profile
+	s.Profile = g.profiles.take(a, old.Agent)
+	g.profiles.drop(old)
+	g.register(s)
+}
+
+// Decoder implements session.Uplink.
+func (g *Gate) Decoder() *protocol.Decoder { return g.door.loop.Decoder() }
+
+// Scratch implements session.Uplink.
+func (g *Gate) Scratch() *session.Scratch { return &g.scratch }
+
+// batch returns what is collected for a shard, and sees to it that it is sent when
+// the loop has worked off the reads at hand: the busier the loop, the larger the
+// batches.
+func (g *Gate) batch(shard uint32) *actors.FromGate {
+	b := g.up[shard]
+	if b == nil {
+		b = actors.NewFromGate(g.index)
+		g.up[shard] = b
+		g.dirty = append(g.dirty, shard)
+		if !g.flushing {
+			g.flushing = true
+			if g.door.loop.Execute(g.flushFn) != nil {
+				g.flushing = false // the loop has ended: nobody waits for these
+			}
+		}
+	}
+	return b
+}
+
+func (g *Gate) flush() {
+	for _, shard := range g.dirty {
+		b := g.up[shard]
+		g.up[shard] = nil
+		if !g.cfg.Shards.Send(shard, b) {
+			g.cfg.Stats.Misrouted.Add(1)
+		}
+	}
+	g.dirty = g.dirty[:0]
+	g.flushing = false
+}

@@ -1,0 +1,192 @@
+package session
+
+import (
+	"slices"
+
+	"github.com/roost-server/roost/actors"
+)
+
+// MaxQueued caps the deliveries that wait at one session for the node's credit. A
+// shard that hears busy tries again later, so this bounds memory, not work.
+const MaxQueued = 1024
+
+// Effects is what a step of the core wants done, in order. The caller owns and
+// reuses it.
+type Effects struct {
+	Jobs    []actors.Delivery // to be sent to the node
+	Notices []ShardNotice     // to be told to shards
+}
+
+// ShardNotice is a notice and the shard that it is for.
+type ShardNotice struct {
+	Shard  uint32
+	Notice actors.Notice
+}
+
+// Reset empties the effects for the next step.
+func (e *Effects) Reset() {
+	clear(e.Jobs)
+	clear(e.Notices)
+	e.Jobs, e.Notices = e.Jobs[:0], e.Notices[:0]
+}
+
+// inflight is a delivery that the node has and has not answered.
+type inflight struct {
+	jobID   string
+	shard   uint32
+	attempt uint32
+}
+
+// Core is a session's state machine: which deliveries the node has, and which wait
+// for its credit. It knows no socket, actor or clock. An idle node's core holds no
+// memory beyond the struct.
+//
+// Invariants: len(inflight) <= credit except after the node lowered its credit; a
+// job is at most once in inflight and queue together.
+type Core struct {
+	node        string
+	incarnation uint64
+	credit      uint32
+	inflight    []inflight
+	queue       []actors.Delivery // by priority, then by arrival
+}
+
+// Deliver takes one delivery for the node.
+func (c *Core) Deliver(d actors.Delivery, eff *Effects) {
+	if i := c.find(d.JobID); i >= 0 {
+		// A restarted shard sends again what the node may already have: the node
+		// sorts out duplicates, the credit is counted once.
+		c.inflight[i].attempt, c.inflight[i].shard = d.Attempt, d.Shard
+		eff.Jobs = append(eff.Jobs, d)
+		return
+	}
+	if i := c.findQueued(d.JobID); i >= 0 {
+		c.queue[i] = d
+		c.notice(eff, actors.Queued, &d)
+		return
+	}
+	if uint32(len(c.inflight)) < c.credit {
+		c.send(d, eff)
+		return
+	}
+	if len(c.queue) >= MaxQueued {
+		c.notice(eff, actors.Busy, &d)
+		return
+	}
+	at := len(c.queue)
+	for at > 0 && c.queue[at-1].Priority < d.Priority {
+		at--
+	}
+	c.queue = slices.Insert(c.queue, at, d)
+	c.notice(eff, actors.Queued, &d)
+}
+
+// Answered notes that the node sent a result; it reports whether the job was in
+// flight here. A result that was not may be one held from an earlier session.
+func (c *Core) Answered(jobID []byte, eff *Effects) bool {
+	for i := range c.inflight {
+		if c.inflight[i].jobID == string(jobID) {
+			c.drop(i)
+			c.release(eff)
+			return true
+		}
+	}
+	return false
+}
+
+// Withdraw forgets a delivery. It reports whether the node has it, and so has to be
+// told to cancel.
+func (c *Core) Withdraw(jobID string, attempt uint32, eff *Effects) bool {
+	if i := c.findQueued(jobID); i >= 0 && c.queue[i].Attempt <= attempt {
+		c.queue = slices.Delete(c.queue, i, i+1)
+		return false
+	}
+	if i := c.find(jobID); i >= 0 && c.inflight[i].attempt <= attempt {
+		c.drop(i)
+		c.release(eff)
+		return true
+	}
+	return false
+}
+
+// Resume notes a job that the node runs from an earlier session.
+func (c *Core) Resume(jobID string, shard, attempt uint32) {
+	if c.find(jobID) < 0 {
+		c.inflight = append(c.inflight, inflight{jobID: jobID, shard: shard, attempt: attempt})
+	}
+}
+
+// SetCredit changes how many jobs the node takes at once.
+func (c *Core) SetCredit(credit uint32, eff *Effects) {
+	c.credit = credit
+	c.release(eff)
+}
+
+// End reports everything that was in flight or queued as lost or undelivered.
+func (c *Core) End(eff *Effects) {
+	for _, f := range c.inflight {
+		eff.Notices = append(eff.Notices, ShardNotice{f.shard, actors.Notice{
+			Kind: actors.Lost, Node: c.node, JobID: f.jobID, Attempt: f.attempt, Incarnation: c.incarnation}})
+	}
+	for i := range c.queue {
+		c.notice(eff, actors.Undelivered, &c.queue[i])
+	}
+	c.inflight, c.queue = nil, nil
+}
+
+// InFlight returns how many jobs the node has, and Queued how many wait for it.
+func (c *Core) InFlight() int { return len(c.inflight) }
+
+// Queued returns how many deliveries wait for the node's credit.
+func (c *Core) Queued() int { return len(c.queue) }
+
+func (c *Core) send(d actors.Delivery, eff *Effects) {
+	c.inflight = append(c.inflight, inflight{jobID: d.JobID, shard: d.Shard, attempt: d.Attempt})
+	eff.Jobs = append(eff.Jobs, d)
+}
+
+// release sends what waits, as far as the credit goes.
+func (c *Core) release(eff *Effects) {
+	for len(c.queue) > 0 && uint32(len(c.inflight)) < c.credit {
+		d := c.queue[0]
+		c.queue = slices.Delete(c.queue, 0, 1)
+		c.send(d, eff)
+		c.notice(eff, actors.Sent, &d)
+	}
+	if len(c.queue) == 0 {
+		c.queue = nil
+	}
+}
+
+func (c *Core) drop(i int) {
+	last := len(c.inflight) - 1
+	c.inflight[i] = c.inflight[last]
+	c.inflight[last] = inflight{}
+	c.inflight = c.inflight[:last]
+	if last == 0 && cap(c.inflight) > 4 {
+		c.inflight = nil // a burst is over: an idle node holds no memory for it
+	}
+}
+
+func (c *Core) find(jobID string) int {
+	for i := range c.inflight {
+		if c.inflight[i].jobID == jobID {
+			return i
+		}
+	}
+	return -1
+}
+
+func (c *Core) findQueued(jobID string) int {
+	for i := range c.queue {
+		if c.queue[i].JobID == jobID {
+			return i
+		}
+	}
+	return -1
+}
+
+func (c *Core) notice(eff *Effects, kind actors.NoticeKind, d *actors.Delivery) {
+	eff.Notices = append(eff.Notices, ShardNotice{d.Shard, actors.Notice{
+		Kind: kind, Node: c.node, JobID: d.JobID, Attempt: d.Attempt, Incarnation: c.incarnation}})
+}
