@@ -46,14 +46,22 @@ func (e *Encoder) Append(dst []byte, m Message) ([]byte, error) {
 	out := e.buf
 	e.buf = nil
 	n := len(out) - start - HeaderBytes
-	if e.err == nil && n > MaxBodyBytes {
-		e.err = Errorf(ReasonFrameTooLarge, "%v body of %d bytes; at most %d are allowed", m.Type(), n, MaxBodyBytes)
+	if limit := maxBody(m.Type()); e.err == nil && n > limit {
+		e.err = Errorf(ReasonFrameTooLarge, "%v body of %d bytes; at most %d are allowed", m.Type(), n, limit)
 	}
 	if e.err != nil {
 		return out[:start], e.err
 	}
 	out[start], out[start+1], out[start+2] = byte(n>>16), byte(n>>8), byte(n)
 	return out, nil
+}
+
+// maxBody returns the limit for the body of a type.
+func maxBody(t Type) int {
+	if t == TypeHello || t == TypeProof {
+		return MaxHelloBodyBytes
+	}
+	return MaxBodyBytes
 }
 
 func (e *Encoder) array(n int) { e.keep(e.mp.EncodeArrayLen(n)) }
@@ -89,6 +97,21 @@ func (e *Encoder) text(field string, b []byte, limit int) {
 	e.buf = append(e.buf, b...)
 }
 
+// note writes text for people, cut to the limit: a long explanation must not cost
+// the message that it explains.
+func (e *Encoder) note(s string, limit int) { e.keep(e.mp.EncodeString(clip(s, limit))) }
+
+// clip shortens s to at most n bytes without cutting a rune.
+func clip[S ~string | ~[]byte](s S, n int) S {
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && s[n]&0xc0 == 0x80 {
+		n--
+	}
+	return s[:n]
+}
+
 func (e *Encoder) bin(field string, b []byte, limit int) {
 	if len(b) > limit {
 		e.fail("%s has %d bytes; at most %d are allowed", field, len(b), limit)
@@ -109,16 +132,18 @@ func (e *Encoder) strs(field string, list []string, count, limit int) {
 	}
 }
 
-// payload writes an encoded msgpack value as it is; an empty one as nil.
+// payload writes an encoded msgpack value as it is; an empty one as nil. It is
+// checked, because the peer would close the session over one that is malformed.
 func (e *Encoder) payload(field string, b []byte) {
-	switch {
-	case len(b) == 0:
+	if len(b) == 0 {
 		e.buf = append(e.buf, 0xc0)
-	case len(b) > MaxPayloadBytes:
-		e.fail("%s has %d bytes; at most %d are allowed", field, len(b), MaxPayloadBytes)
-	default:
-		e.buf = append(e.buf, b...)
+		return
 	}
+	if err := CheckPayload(b); err != nil {
+		e.fail("%s: %s", field, err.(*Error).Message)
+		return
+	}
+	e.buf = append(e.buf, b...)
 }
 
 func (e *Encoder) keep(err error) {
@@ -329,15 +354,19 @@ func (d *Decoder) strsValue(field string, count, limit int) []string {
 	return out
 }
 
-// payload takes any one value as a view of its encoded bytes; nil when absent.
+// payload takes any one value of the message's own array as a view of its encoded
+// bytes; nil when absent.
 func (d *Decoder) payload(field string) []byte {
 	if !d.next(field, false) {
 		return nil
 	}
-	n, err := Scan(d.b[d.pos:])
-	if err != nil {
-		d.fail("%s: %v", field, err)
-		return nil
+	n := len(d.b) - d.pos // the last field reaches to the end: no second scan
+	if d.left > 0 {
+		var err error
+		if n, err = Scan(d.b[d.pos:]); err != nil {
+			d.fail("%s: %v", field, err)
+			return nil
+		}
 	}
 	if n > MaxPayloadBytes {
 		d.fail("%s has %d bytes; at most %d are allowed", field, n, MaxPayloadBytes)

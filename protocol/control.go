@@ -59,7 +59,7 @@ func (m *GoAway) encode(e *Encoder) {
 	e.uint("reason", uint64(m.Reason), 1<<16-1)
 	e.uint("jitter_ms", uint64(m.JitterMs), 1<<32-1)
 	e.strs("addresses", m.Addresses, MaxAddresses, MaxAddressBytes)
-	e.str("message", m.Message, MaxTextBytes)
+	e.note(m.Message, MaxTextBytes)
 }
 
 func (m *GoAway) decode(d *Decoder) {
@@ -83,7 +83,7 @@ func (*Close) Type() Type { return TypeClose }
 func (m *Close) encode(e *Encoder) {
 	e.array(3)
 	e.uint("reason", uint64(m.Reason), 1<<16-1)
-	e.str("message", clip(m.Message, MaxTextBytes), MaxTextBytes)
+	e.note(m.Message, MaxTextBytes)
 	e.uint("retry_after_ms", uint64(m.RetryAfterMs), 1<<32-1)
 }
 
@@ -91,15 +91,4 @@ func (m *Close) decode(d *Decoder) {
 	m.Reason = Reason(d.uint("reason", true, 1<<16-1))
 	m.Message = d.str("message", false, MaxTextBytes)
 	m.RetryAfterMs = uint32(d.uint("retry_after_ms", false, 1<<32-1))
-}
-
-// clip shortens s to at most n bytes without cutting a rune.
-func clip(s string, n int) string {
-	if len(s) <= n {
-		return s
-	}
-	for n > 0 && s[n]&0xc0 == 0x80 {
-		n--
-	}
-	return s[:n]
 }

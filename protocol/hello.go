@@ -32,7 +32,7 @@ func (*Hello) Type() Type { return TypeHello }
 
 func (m *Hello) encode(e *Encoder) {
 	e.array(8)
-	e.uint("version", uint64(m.Version), 1<<16)
+	e.uint("version", uint64(m.Version), MaxVersion)
 	e.str("node_id", m.NodeID, MaxNodeIDBytes)
 	e.bin("credential", m.Credential, MaxCredentialBytes)
 	e.uint("credit", uint64(m.Credit), MaxCredit)
@@ -43,7 +43,7 @@ func (m *Hello) encode(e *Encoder) {
 }
 
 func (m *Hello) decode(d *Decoder) {
-	m.Version = uint32(d.uint("version", true, 1<<16))
+	m.Version = uint32(d.uint("version", true, MaxVersion))
 	m.NodeID = d.str("node_id", true, MaxNodeIDBytes)
 	if d.err == nil && !ValidID(m.NodeID) {
 		d.fail("node_id has to be printable UTF-8 without spaces")
@@ -59,10 +59,17 @@ func (m *Hello) decode(d *Decoder) {
 // ValidID reports whether s may be a node or job id: not empty, UTF-8, printable,
 // and without spaces, so that it is safe in a log line, a URL path and a terminal.
 func ValidID(s string) bool {
-	if s == "" || !utf8.ValidString(s) {
+	if s == "" {
 		return false
 	}
-	for _, r := range s {
+	i := 0
+	for i < len(s) && s[i] > ' ' && s[i] < 0x7f {
+		i++
+	}
+	if !utf8.ValidString(s[i:]) {
+		return false
+	}
+	for _, r := range s[i:] {
 		if r == ' ' || !unicode.IsPrint(r) {
 			return false
 		}

@@ -5,9 +5,9 @@ package protocol
 type Job struct {
 	JobID     []byte
 	Shard     uint32 // repeated in everything the node says about the job
-	Attempt   uint32 // 1 is the first; the same job with a higher attempt is run again
+	Attempt   uint32 // 1 is the first; SPEC.md says what a node does with one it knows
 	Kind      []byte
-	TimeoutMs uint32 // from arrival; the node gives up, and says so, after it
+	TimeoutMs uint32 // from arrival; the node gives up, and says so, after it. 0: none
 	Priority  uint8  // 0 to MaxPriority, higher first
 	Args      []byte // one encoded msgpack value, at most MaxPayloadBytes
 }

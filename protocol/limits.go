@@ -8,12 +8,20 @@ const (
 	MaxBodyBytes = 512 << 10
 
 	// MaxHelloBodyBytes caps the body of HELLO and PROOF: it is all that an
-	// unauthenticated peer can make a member hold.
-	MaxHelloBodyBytes = 32 << 10
+	// unauthenticated peer can make a member hold. A HELLO with every field at its
+	// own limit fits.
+	MaxHelloBodyBytes = 48 << 10
 
-	// MaxDepth caps the nesting of a body. Go cannot recover from a stack overflow,
-	// and no honest argument or output comes near it.
+	// MaxDepth caps the nesting of a body: how many arrays and maps may be around a
+	// value. Go cannot recover from a stack overflow, and no honest argument or
+	// output comes near it.
 	MaxDepth = 16
+
+	// MaxPayloadDepth is the same for a payload alone, which lies in the body's array.
+	MaxPayloadDepth = MaxDepth - 1
+
+	// MaxVersion caps the version numbers in HELLO and WELCOME: 16 bits.
+	MaxVersion = 1<<16 - 1
 
 	// MaxNodeIDBytes fits a UUID, a hostname or a serial number, and keeps the
 	// directory small.

@@ -49,7 +49,7 @@ type Result struct {
 	Attempt    uint32
 	Outcome    Outcome // one of the first five
 	DurationUs uint64  // from start to end on the node
-	Error      []byte  // why, when the outcome is not ok; UTF-8
+	Error      []byte  // why, when the outcome is not ok; UTF-8; cut to MaxErrorBytes on encoding
 	Output     []byte  // one encoded msgpack value, at most MaxPayloadBytes
 }
 
@@ -63,7 +63,7 @@ func (m *Result) encode(e *Encoder) {
 	e.uint("attempt", uint64(m.Attempt), MaxAttempts)
 	e.uint("outcome", uint64(m.Outcome), uint64(maxNodeOutcome))
 	e.uint("duration_us", m.DurationUs, 1<<64-1)
-	e.text("error", m.Error, MaxErrorBytes)
+	e.text("error", clip(m.Error, MaxErrorBytes), MaxErrorBytes)
 	e.payload("output", m.Output)
 }
 
@@ -130,7 +130,7 @@ func (m *Cancel) encode(e *Encoder) {
 	e.array(3)
 	e.text("job_id", m.JobID, MaxJobIDBytes)
 	e.uint("attempt", uint64(m.Attempt), MaxAttempts)
-	e.str("reason", m.Reason, MaxTextBytes)
+	e.note(m.Reason, MaxTextBytes)
 }
 
 func (m *Cancel) decode(d *Decoder) {

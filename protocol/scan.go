@@ -7,7 +7,25 @@ import "encoding/binary"
 // nesting over [MaxDepth], the unused code 0xc1, and every length or count that is
 // larger than the bytes which remain (each element takes at least one byte): so a
 // body that passed cannot make a decoder reserve more than was sent.
-func Scan(b []byte) (end int, err error) {
+func Scan(b []byte) (end int, err error) { return scan(b, MaxDepth) }
+
+// CheckPayload reports whether b can be a payload: exactly one encoded msgpack value
+// of at most [MaxPayloadBytes] and [MaxPayloadDepth]. The error is a *[Error].
+func CheckPayload(b []byte) error {
+	if len(b) > MaxPayloadBytes {
+		return Errorf(ReasonMalformed, "%d bytes; at most %d are allowed", len(b), MaxPayloadBytes)
+	}
+	end, err := scan(b, MaxPayloadDepth)
+	if err != nil {
+		return err
+	}
+	if end != len(b) {
+		return Errorf(ReasonMalformed, "%d bytes follow the msgpack value", len(b)-end)
+	}
+	return nil
+}
+
+func scan(b []byte, maxDepth int) (end int, err error) {
 	var left [MaxDepth + 1]uint64 // values still to come at each level
 	depth, pos := 0, 0
 	left[0] = 1
@@ -31,8 +49,8 @@ func Scan(b []byte) (end int, err error) {
 		}
 		pos += int(size)
 		if items > 0 {
-			if depth == MaxDepth {
-				return 0, Errorf(ReasonMalformed, "msgpack nested deeper than %d at byte %d", MaxDepth, pos)
+			if depth == maxDepth {
+				return 0, Errorf(ReasonMalformed, "msgpack nested deeper than %d at byte %d", maxDepth, pos)
 			}
 			depth++
 			left[depth] = items

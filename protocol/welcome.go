@@ -17,7 +17,7 @@ func (*Welcome) Type() Type { return TypeWelcome }
 
 func (m *Welcome) encode(e *Encoder) {
 	e.array(7)
-	e.uint("version", uint64(m.Version), 1<<16)
+	e.uint("version", uint64(m.Version), MaxVersion)
 	e.uint("incarnation", m.Incarnation, 1<<64-1)
 	e.str("member", m.Member, MaxTextBytes)
 	e.uint("heartbeat_ms", uint64(m.HeartbeatMs), 1<<32-1)
@@ -27,7 +27,7 @@ func (m *Welcome) encode(e *Encoder) {
 }
 
 func (m *Welcome) decode(d *Decoder) {
-	m.Version = uint32(d.uint("version", true, 1<<16))
+	m.Version = uint32(d.uint("version", true, MaxVersion))
 	m.Incarnation = d.uint("incarnation", true, 1<<64-1)
 	m.Member = d.str("member", false, MaxTextBytes)
 	m.HeartbeatMs = uint32(d.uint("heartbeat_ms", true, 1<<32-1))

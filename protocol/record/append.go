@@ -2,47 +2,82 @@ package record
 
 import (
 	"encoding/binary"
+	"strings"
+	"sync"
+	"unicode/utf8"
 
 	"github.com/vmihailenco/msgpack/v5"
 )
 
-// appender lets the msgpack encoder append to a slice.
-type appender struct{ b []byte }
-
-func (a *appender) Write(p []byte) (int, error) { a.b = append(a.b, p...); return len(p), nil }
-func (a *appender) WriteByte(c byte) error      { a.b = append(a.b, c); return nil }
-
-// writer builds a map whose number of fields is known only at its end. Writing to
+// writer builds maps whose number of fields is known only at their end. Writing to
 // memory cannot fail, so the encoder's errors are dropped.
 type writer struct {
-	appender
-	mp     *msgpack.Encoder
+	b       []byte
+	mp      *msgpack.Encoder
+	open    mark
+	scratch []byte // for a msgpack form that is only on its way to JSON
+}
+
+// maxScratch keeps one huge record from pinning its memory.
+const maxScratch = 64 << 10
+
+// toJSON appends what fill writes as JSON.
+func (w *writer) toJSON(dst []byte, fill func(*writer)) ([]byte, error) {
+	w.b = w.scratch[:0]
+	fill(w)
+	b := w.take()
+	if w.scratch = b; cap(b) > maxScratch {
+		w.scratch = nil
+	}
+	return appendJSON(dst, b)
+}
+
+// mark is a map that is not closed yet: where it starts, and its fields so far.
+type mark struct {
 	start  int
 	fields uint16
 }
 
-func (w *writer) open(dst []byte) {
-	w.start, w.fields = len(dst), 0
-	w.b = append(dst, 0xde, 0, 0)
-	if w.mp == nil {
-		w.mp = msgpack.NewEncoder(&w.appender)
-		w.mp.UseCompactInts(true)
-	}
+var writers = sync.Pool{New: func() any { return newWriter() }}
+
+func newWriter() *writer {
+	w := &writer{}
+	w.mp = msgpack.NewEncoder((*sink)(w))
+	w.mp.UseCompactInts(true)
+	return w
 }
 
-func (w *writer) close() []byte {
-	binary.BigEndian.PutUint16(w.b[w.start+1:], w.fields)
-	out := w.b
+// take returns what was written and forgets it.
+func (w *writer) take() []byte {
+	b := w.b
 	w.b = nil
-	return out
+	return b
+}
+
+// begin starts a map inside the current one, which end takes up again.
+func (w *writer) begin() (outer mark) {
+	outer = w.open
+	w.open = mark{start: len(w.b)}
+	w.b = append(w.b, 0xde, 0, 0)
+	return outer
+}
+
+func (w *writer) end(outer mark) {
+	binary.BigEndian.PutUint16(w.b[w.open.start+1:], w.open.fields)
+	w.open = outer
 }
 
 func (w *writer) key(k string) {
-	w.fields++
+	w.open.fields++
 	_ = w.mp.EncodeString(k)
 }
 
-func (w *writer) str(k, v string) {
+// text writes a string; what is not UTF-8 is replaced, so that strict readers in
+// other languages can read the record.
+func (w *writer) text(k, v string) {
+	if !utf8.ValidString(v) {
+		v = strings.ToValidUTF8(v, "\uFFFD")
+	}
 	w.key(k)
 	_ = w.mp.EncodeString(v)
 }
@@ -57,7 +92,7 @@ func (w *writer) raw(k string, v []byte) {
 	w.b = append(w.b, v...)
 }
 
-func (w *writer) strs(k string, list []string) {
+func (w *writer) texts(k string, list []string) {
 	w.key(k)
 	_ = w.mp.EncodeArrayLen(len(list))
 	for _, s := range list {
@@ -65,76 +100,11 @@ func (w *writer) strs(k string, list []string) {
 	}
 }
 
-func appendJobMsgpack(dst []byte, j *Job) []byte {
-	var w writer
-	w.open(dst)
-	w.str("id", j.ID)
-	w.str("kind", j.Kind)
-	w.key("target")
-	w.b = appendTarget(w.b, &j.Target)
-	if len(j.Args) > 0 {
-		w.raw("args", j.Args)
-	}
-	if j.Timeout > 0 {
-		w.int("timeout_ms", j.Timeout.Milliseconds())
-	}
-	if j.DeadlineMs > 0 {
-		w.int("deadline_ms", j.DeadlineMs)
-	}
-	if j.TTL > 0 {
-		w.int("ttl_ms", j.TTL.Milliseconds())
-	}
-	if j.NotBeforeMs > 0 {
-		w.int("not_before_ms", j.NotBeforeMs)
-	}
-	if j.Attempts > 0 {
-		w.int("attempts", int64(j.Attempts))
-	}
-	if j.Priority > 0 {
-		w.int("priority", int64(j.Priority))
-	}
-	if j.Tenant != "" {
-		w.str("tenant", j.Tenant)
-	}
-	return w.close()
-}
+// sink is the writer as the msgpack encoder sees it.
+type sink writer
 
-func appendTarget(dst []byte, t *Target) []byte {
-	var w writer
-	w.open(dst)
-	if t.Node != "" {
-		w.str("node", t.Node)
-	}
-	if len(t.Nodes) > 0 {
-		w.strs("nodes", t.Nodes)
-	}
-	if t.Select != nil {
-		w.key("select")
-		w.b = appendSelector(w.b, t.Select)
-	}
-	return w.close()
-}
+// Write implements io.Writer.
+func (s *sink) Write(p []byte) (int, error) { s.b = append(s.b, p...); return len(p), nil }
 
-func appendSelector(dst []byte, s *Selector) []byte {
-	var w writer
-	w.open(dst)
-	if s.Country != "" {
-		w.str("country", s.Country)
-	}
-	if s.City != "" {
-		w.str("city", s.City)
-	}
-	if s.ASN != 0 {
-		w.int("asn", int64(s.ASN))
-	}
-	if s.Platform != "" {
-		w.str("platform", s.Platform)
-	}
-	if len(s.Tags) > 0 {
-		w.strs("tags", s.Tags)
-	}
-	if s.Count > 0 {
-		w.int("count", int64(s.Count))
-	}
-	return w.close()
-}
+// WriteByte implements io.ByteWriter.
+func (s *sink) WriteByte(c byte) error { s.b = append(s.b, c); return nil }

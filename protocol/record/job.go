@@ -2,7 +2,9 @@ package record
 
 import (
 	"fmt"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/roost-server/roost/protocol"
 )
@@ -41,6 +43,15 @@ const (
 	ContentJSON       = "application/json"
 )
 
+// Headers that a record of the dead topic has beside its own: why it was refused, and
+// where it lay. Partition and offset are decimal text.
+const (
+	HeaderReason    = "roost-reason"
+	HeaderTopic     = "roost-topic"
+	HeaderPartition = "roost-partition"
+	HeaderOffset    = "roost-offset"
+)
+
 // ContentType returns the encoding's content type.
 func (e Encoding) ContentType() string {
 	if e == JSON {
@@ -50,16 +61,18 @@ func (e Encoding) ContentType() string {
 }
 
 // Detect tells the encoding of a record from its content-type header (may be empty)
-// and its value. An unknown content type is an error.
+// and its value. Parameters such as a charset are ignored. An unknown content type is
+// an error.
 func Detect(contentType string, value []byte) (Encoding, error) {
-	switch contentType {
+	kind, _, _ := strings.Cut(contentType, ";")
+	switch strings.ToLower(strings.TrimSpace(kind)) {
 	case ContentJSON:
 		return JSON, nil
 	case ContentMsgpack, "application/x-msgpack", "application/vnd.msgpack":
 		return Msgpack, nil
 	case "":
 	default:
-		return 0, fmt.Errorf("%s is %q; allowed are %s and %s", HeaderContentType, contentType, ContentMsgpack, ContentJSON)
+		return 0, fmt.Errorf("%s is %s; allowed are %s and %s", HeaderContentType, quote(contentType), ContentMsgpack, ContentJSON)
 	}
 	if len(value) > 0 {
 		switch value[0] {
@@ -175,6 +188,16 @@ func (j *Job) Key() string {
 // Validate checks every field and fills in the defaults. The error names the field
 // and what is allowed.
 func (j *Job) Validate() error {
+	if len(j.Args) > 0 {
+		if err := protocol.CheckPayload(j.Args); err != nil {
+			return fmt.Errorf("args: %w", err)
+		}
+	}
+	return j.validate()
+}
+
+// validate is Validate without the look into Args, for those that were scanned.
+func (j *Job) validate() error {
 	if err := checkID("id", j.ID, protocol.MaxJobIDBytes); err != nil {
 		return err
 	}
@@ -215,6 +238,8 @@ func (j *Job) validateKnobs() error {
 		return fmt.Errorf("priority: %d; allowed are 0 to %d", j.Priority, protocol.MaxPriority)
 	case len(j.Tenant) > MaxTenantBytes:
 		return fmt.Errorf("tenant: %d bytes; at most %d are allowed", len(j.Tenant), MaxTenantBytes)
+	case !utf8.ValidString(j.Tenant):
+		return fmt.Errorf("tenant: not valid UTF-8")
 	}
 	return nil
 }
@@ -262,8 +287,8 @@ func (s *Selector) validate() error {
 	switch {
 	case s.Count > MaxTargets:
 		return fmt.Errorf("target.select.count: %d; allowed are 1 to %d", s.Count, MaxTargets)
-	case len(s.Country) > protocol.MaxCountryBytes:
-		return fmt.Errorf("target.select.country: %q; an ISO 3166-1 code such as AU is expected", s.Country)
+	case !validCountry(s.Country):
+		return fmt.Errorf("target.select.country: %s; an ISO 3166-1 code in capitals such as AU is expected", quote(s.Country))
 	case len(s.City) > protocol.MaxTextBytes:
 		return fmt.Errorf("target.select.city: %d bytes; at most %d are allowed", len(s.City), protocol.MaxTextBytes)
 	case len(s.Platform) > protocol.MaxTextBytes:
@@ -271,7 +296,26 @@ func (s *Selector) validate() error {
 	case len(s.Tags) > protocol.MaxTags:
 		return fmt.Errorf("target.select.tags: %d entries; at most %d are allowed", len(s.Tags), protocol.MaxTags)
 	}
+	for _, t := range s.Tags {
+		if t == "" || len(t) > protocol.MaxTagBytes {
+			return fmt.Errorf("target.select.tags: %d bytes in one; allowed are 1 to %d", len(t), protocol.MaxTagBytes)
+		}
+	}
 	return nil
+}
+
+// validCountry refuses what no node can have: filters are compared byte for byte, so
+// "au" would wait for ever.
+func validCountry(s string) bool {
+	if len(s) == 1 || len(s) > protocol.MaxCountryBytes {
+		return false
+	}
+	for i := range len(s) {
+		if s[i] < 'A' || s[i] > 'Z' {
+			return false
+		}
+	}
+	return true
 }
 
 func checkID(field, s string, limit int) error {

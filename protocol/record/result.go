@@ -1,17 +1,24 @@
 package record
 
 import (
-	"encoding/json"
+	"encoding/base64"
 	"fmt"
+	"math"
 
 	"github.com/roost-server/roost/protocol"
 )
+
+// maxJSONBytes caps a result record as JSON, whose output may be several times as
+// long as in msgpack. One over it has its output as base64: the usual maximum of a
+// Kafka record is 1 MiB, and a result that does not fit could never be recorded.
+const maxJSONBytes = 768 << 10
 
 // Result is one record of the results topic: the outcome of one assignment. Its
 // key is the job's id.
 type Result struct {
 	Job        string
 	Node       string // empty where no node was found
+	Index      uint32 // of the assignment among the job's targets; (Job, Index) is unique
 	Outcome    protocol.Outcome
 	Attempt    uint32 // the attempt that ended it; 0 when none was made
 	Kind       string
@@ -27,100 +34,95 @@ type Result struct {
 }
 
 // ResultWriter appends results as records. It belongs to one goroutine.
-type ResultWriter struct{ w writer }
+type ResultWriter struct{ w *writer }
 
-// Append appends r as a record value in the encoding given.
+// Append appends r as a record value in the encoding given. Text that is not UTF-8
+// is replaced. As JSON, an output without a JSON form, or with one that is too long
+// for a record, is written as output_msgpack, in base64. dst comes back as it was
+// with an error, which is only possible when r.Output is not one msgpack value.
 func (rw *ResultWriter) Append(dst []byte, enc Encoding, r *Result) ([]byte, error) {
-	if enc == JSON {
-		b, err := r.MarshalJSON()
-		return append(dst, b...), err
+	if rw.w == nil {
+		rw.w = newWriter()
 	}
-	w := &rw.w
-	w.open(dst)
-	w.str("job", r.Job)
-	w.str("node", r.Node)
-	w.str("outcome", r.Outcome.String())
-	w.int("attempt", int64(r.Attempt))
-	w.str("kind", r.Kind)
-	if r.Tenant != "" {
-		w.str("tenant", r.Tenant)
+	w := rw.w
+	if enc != JSON {
+		w.b = dst
+		w.result(r, false)
+		return w.take(), nil
 	}
-	w.key("duration_ms")
-	_ = w.mp.EncodeFloat64(r.durationMs())
-	if r.Error != "" {
-		w.str("error", r.Error)
+	out, err := w.toJSON(dst, func(w *writer) { w.result(r, false) })
+	if err == nil && len(out)-len(dst) <= maxJSONBytes {
+		return out, nil
 	}
-	if len(r.Output) > 0 {
-		w.raw("output", r.Output)
+	if err := protocol.CheckPayload(r.Output); err != nil {
+		return dst, fmt.Errorf("output: %w", err)
 	}
-	w.int("job_ms", r.JobMs)
-	w.int("time_ms", r.TimeMs)
-	w.str("member", r.Member)
-	w.int("partition", int64(r.Partition))
-	w.int("offset", r.Offset)
-	return w.close(), nil
-}
-
-func (r *Result) durationMs() float64 { return float64(r.DurationUs) / 1000 }
-
-type resultFields struct {
-	Job        string          `json:"job"`
-	Node       string          `json:"node"`
-	Outcome    string          `json:"outcome"`
-	Attempt    uint32          `json:"attempt"`
-	Kind       string          `json:"kind"`
-	Tenant     string          `json:"tenant,omitempty"`
-	DurationMs float64         `json:"duration_ms"`
-	Error      string          `json:"error,omitempty"`
-	Output     json.RawMessage `json:"output,omitempty"`
-	JobMs      int64           `json:"job_ms"`
-	TimeMs     int64           `json:"time_ms"`
-	Member     string          `json:"member"`
-	Partition  int32           `json:"partition"`
-	Offset     int64           `json:"offset"`
+	return w.toJSON(dst, func(w *writer) { w.result(r, true) })
 }
 
 // MarshalJSON returns the record's JSON form.
 func (r *Result) MarshalJSON() ([]byte, error) {
-	f := resultFields{
-		Job: r.Job, Node: r.Node, Outcome: r.Outcome.String(), Attempt: r.Attempt, Kind: r.Kind,
-		Tenant: r.Tenant, DurationMs: r.durationMs(), Error: r.Error, JobMs: r.JobMs, TimeMs: r.TimeMs,
-		Member: r.Member, Partition: r.Partition, Offset: r.Offset,
-	}
-	if len(r.Output) > 0 {
-		out, err := ToJSON(r.Output)
-		if err != nil {
-			return nil, fmt.Errorf("output: %w", err)
-		}
-		f.Output = out
-	}
-	return json.Marshal(f)
+	var rw ResultWriter
+	return rw.Append(nil, JSON, r)
 }
 
-// ParseResult reads a record of the results topic in either encoding. Strings and
-// Output may alias value.
+func (w *writer) result(r *Result, binary bool) {
+	outer := w.begin()
+	w.text("job", r.Job)
+	w.text("node", r.Node)
+	w.int("index", int64(r.Index))
+	w.text("outcome", r.Outcome.String())
+	w.int("attempt", int64(r.Attempt))
+	w.text("kind", r.Kind)
+	if r.Tenant != "" {
+		w.text("tenant", r.Tenant)
+	}
+	w.key("duration_ms")
+	_ = w.mp.EncodeFloat64(float64(r.DurationUs) / 1000)
+	if r.Error != "" {
+		w.text("error", r.Error)
+	}
+	switch {
+	case len(r.Output) == 0:
+	case binary:
+		w.key("output_msgpack")
+		_ = w.mp.EncodeBytes(r.Output)
+	default:
+		w.raw("output", r.Output)
+	}
+	w.int("job_ms", r.JobMs)
+	w.int("time_ms", r.TimeMs)
+	w.text("member", r.Member)
+	w.int("partition", int64(r.Partition))
+	w.int("offset", r.Offset)
+	w.end(outer)
+}
+
+// ParseResult reads a record of the results topic in either encoding. Fields that it
+// does not know are skipped, missing ones are zero. Strings and Output may alias
+// value.
 func ParseResult(contentType string, value []byte) (Result, error) {
 	enc, err := Detect(contentType, value)
 	if err != nil {
 		return Result{}, err
 	}
 	if enc == JSON {
-		return parseResultJSON(value)
+		if value, err = FromJSON(value); err != nil {
+			return Result{}, err
+		}
 	}
-	r := reader{b: value}
-	n, err := r.open()
-	defer r.close()
+	r, err := openReader(value)
 	if err != nil {
 		return Result{}, err
 	}
+	defer r.close()
 	var out Result
-	for range n {
-		out.field(&r)
-		if r.err != nil {
+	for range r.mapLen("the record") {
+		if out.field(r); r.err != nil {
 			return out, r.err
 		}
 	}
-	return out, nil
+	return out, r.err
 }
 
 func (out *Result) field(r *reader) {
@@ -129,24 +131,24 @@ func (out *Result) field(r *reader) {
 		out.Job = r.str(key)
 	case "node":
 		out.Node = r.str(key)
+	case "index":
+		out.Index = uint32(r.uint(key, 0, 1<<32-1))
 	case "outcome":
-		out.Outcome, r.err = parseOutcome(r.str(key))
+		out.Outcome = r.outcome(key)
 	case "attempt":
-		out.Attempt = uint32(r.uint(key, 1<<32-1))
+		out.Attempt = uint32(r.uint(key, 0, protocol.MaxAttempts))
 	case "kind":
 		out.Kind = r.str(key)
 	case "tenant":
 		out.Tenant = r.str(key)
 	case "duration_ms":
-		v, err := r.mp.DecodeFloat64()
-		if err != nil {
-			r.fail("duration_ms: %v", err)
-		}
-		out.DurationUs = uint64(v * 1000)
+		out.DurationUs = r.micros(key)
 	case "error":
 		out.Error = r.str(key)
 	case "output":
-		out.Output = r.raw()
+		out.Output = r.raw(key)
+	case "output_msgpack":
+		out.Output = r.base64(key)
 	case "job_ms":
 		out.JobMs = r.int(key)
 	case "time_ms":
@@ -154,41 +156,49 @@ func (out *Result) field(r *reader) {
 	case "member":
 		out.Member = r.str(key)
 	case "partition":
-		out.Partition = int32(r.int(key))
+		out.Partition = int32(r.uint(key, math.MinInt32, math.MaxInt32))
 	case "offset":
 		out.Offset = r.int(key)
 	default: // a later version's field
-		r.raw()
+		r.raw(key)
 	}
 }
 
-func parseResultJSON(value []byte) (Result, error) {
-	var f resultFields
-	if err := json.Unmarshal(value, &f); err != nil {
-		return Result{}, fmt.Errorf("JSON: %w", err)
-	}
-	o, err := parseOutcome(f.Outcome)
-	if err != nil {
-		return Result{}, err
-	}
-	r := Result{
-		Job: f.Job, Node: f.Node, Outcome: o, Attempt: f.Attempt, Kind: f.Kind, Tenant: f.Tenant,
-		DurationUs: uint64(f.DurationMs * 1000), Error: f.Error, JobMs: f.JobMs, TimeMs: f.TimeMs,
-		Member: f.Member, Partition: f.Partition, Offset: f.Offset,
-	}
-	if len(f.Output) > 0 {
-		if r.Output, err = FromJSON(f.Output); err != nil {
-			return r, fmt.Errorf("output: %w", err)
-		}
-	}
-	return r, nil
-}
-
-func parseOutcome(s string) (protocol.Outcome, error) {
-	for _, o := range protocol.Outcomes() {
+func (r *reader) outcome(field string) protocol.Outcome {
+	s := r.str(field)
+	for _, o := range outcomes {
 		if o.String() == s {
-			return o, nil
+			return o
 		}
 	}
-	return 0, fmt.Errorf("outcome: %q is none of %v", s, protocol.Outcomes())
+	r.fail("%s: %s is none of %v", field, quote(s), outcomes)
+	return 0
+}
+
+var outcomes = protocol.Outcomes()
+
+func (r *reader) micros(field string) uint64 {
+	v := math.Round(r.float(field) * 1000)
+	if r.err == nil && !(v >= 0 && v <= math.MaxUint64) {
+		r.fail("%s: %v; a length of time is expected", field, v/1000)
+	}
+	if r.err != nil {
+		return 0
+	}
+	if v >= math.MaxUint64 { // 2^64 as a float
+		return math.MaxUint64
+	}
+	return uint64(v)
+}
+
+func (r *reader) base64(field string) []byte {
+	b, err := base64.StdEncoding.DecodeString(r.str(field))
+	if err == nil {
+		err = protocol.CheckPayload(b)
+	}
+	if err != nil {
+		r.fail("%s: %v", field, err)
+		return nil
+	}
+	return b
 }

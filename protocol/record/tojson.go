@@ -3,109 +3,31 @@ package record
 import (
 	"bytes"
 	"encoding/base64"
-	"encoding/json"
-	"fmt"
-	"io"
 	"math"
-	"slices"
 	"strconv"
-
-	"github.com/vmihailenco/msgpack/v5"
-
-	"github.com/roost-server/roost/protocol"
+	"unicode/utf8"
 )
-
-// FromJSON turns one JSON value into msgpack. Integers stay integers as far as 64
-// bits go; objects are written with sorted keys. Nesting over [protocol.MaxDepth] is
-// refused.
-func FromJSON(b []byte) ([]byte, error) {
-	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.UseNumber()
-	var v any
-	if err := dec.Decode(&v); err != nil {
-		return nil, fmt.Errorf("JSON: %w", err)
-	}
-	if _, err := dec.Token(); err != io.EOF {
-		return nil, fmt.Errorf("JSON: something follows the value")
-	}
-	a := &appender{}
-	mp := msgpack.NewEncoder(a)
-	mp.UseCompactInts(true)
-	if err := encodeAny(mp, v, 0); err != nil {
-		return nil, err
-	}
-	return a.b, nil
-}
-
-func encodeAny(mp *msgpack.Encoder, v any, depth int) error {
-	if depth > protocol.MaxDepth {
-		return fmt.Errorf("JSON: nested deeper than %d", protocol.MaxDepth)
-	}
-	switch v := v.(type) {
-	case nil:
-		return mp.EncodeNil()
-	case bool:
-		return mp.EncodeBool(v)
-	case string:
-		return mp.EncodeString(v)
-	case json.Number:
-		return encodeNumber(mp, v)
-	case []any:
-		_ = mp.EncodeArrayLen(len(v))
-		for _, e := range v {
-			if err := encodeAny(mp, e, depth+1); err != nil {
-				return err
-			}
-		}
-		return nil
-	case map[string]any:
-		_ = mp.EncodeMapLen(len(v))
-		keys := make([]string, 0, len(v))
-		for k := range v {
-			keys = append(keys, k)
-		}
-		slices.Sort(keys)
-		for _, k := range keys {
-			_ = mp.EncodeString(k)
-			if err := encodeAny(mp, v[k], depth+1); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	return fmt.Errorf("JSON: unexpected %T", v)
-}
-
-func encodeNumber(mp *msgpack.Encoder, n json.Number) error {
-	if i, err := strconv.ParseInt(n.String(), 10, 64); err == nil {
-		return mp.EncodeInt(i)
-	}
-	if u, err := strconv.ParseUint(n.String(), 10, 64); err == nil {
-		return mp.EncodeUint(u)
-	}
-	f, err := n.Float64()
-	if err != nil {
-		return fmt.Errorf("JSON: number %s: %w", n, err)
-	}
-	return mp.EncodeFloat64(f)
-}
 
 // ToJSON turns one msgpack value into JSON. Binary becomes a base64 string, an
 // extension {"ext":type,"data":base64}, NaN and infinities null; keys that are not
-// strings become strings.
+// strings become strings, and what is not UTF-8 becomes U+FFFD. A float stays one: 1
+// as a float is written 1.0. A key that is an array or a map has no JSON form: that
+// is an error.
 func ToJSON(b []byte) ([]byte, error) {
-	end, err := protocol.Scan(b)
+	return appendJSON(make([]byte, 0, len(b)+len(b)/2), b)
+}
+
+// appendJSON is [ToJSON] that appends. dst comes back as it was with an error.
+func appendJSON(dst, b []byte) ([]byte, error) {
+	r, err := openReader(b)
 	if err != nil {
-		return nil, err
+		return dst, err
 	}
-	if end != len(b) {
-		return nil, fmt.Errorf("msgpack: %d bytes follow the value", len(b)-end)
+	defer r.close()
+	if out := r.appendJSON(dst, false); r.err == nil {
+		return out, nil
 	}
-	r := &reader{b: b, mp: msgpack.GetDecoder()}
-	r.mp.Reset((*source)(r))
-	out := r.appendJSON(make([]byte, 0, len(b)+len(b)/2), false)
-	msgpack.PutDecoder(r.mp)
-	return out, r.err
+	return dst, r.err
 }
 
 // appendJSON recurses at most MaxDepth deep, which Scan has checked.
@@ -176,13 +98,15 @@ func (r *reader) appendJSONScalar(dst []byte, c byte) []byte {
 		return strconv.AppendBool(dst, c == 0xc3)
 	case c >= 0xc4 && c <= 0xc6:
 		return appendBase64(dst, r.str("binary"))
-	case c == 0xca || c == 0xcb:
+	case c == 0xca:
+		var f float32
+		if f, err = r.mp.DecodeFloat32(); err == nil {
+			return appendFloat(dst, float64(f), 32)
+		}
+	case c == 0xcb:
 		var f float64
 		if f, err = r.mp.DecodeFloat64(); err == nil {
-			if math.IsNaN(f) || math.IsInf(f, 0) {
-				return append(dst, "null"...)
-			}
-			return strconv.AppendFloat(dst, f, 'g', -1, 64)
+			return appendFloat(dst, f, 64)
 		}
 	case c == 0xcf:
 		var u uint64
@@ -215,6 +139,19 @@ func (r *reader) appendJSONExt(dst []byte) []byte {
 	return append(dst, '}')
 }
 
+// appendFloat marks whole numbers with a fraction, so that they come back as floats.
+func appendFloat(dst []byte, f float64, bits int) []byte {
+	if math.IsNaN(f) || math.IsInf(f, 0) {
+		return append(dst, "null"...)
+	}
+	start := len(dst)
+	dst = strconv.AppendFloat(dst, f, 'g', -1, bits)
+	if bytes.IndexByte(dst[start:], '.') < 0 && bytes.IndexByte(dst[start:], 'e') < 0 {
+		dst = append(dst, ".0"...)
+	}
+	return dst
+}
+
 func appendBase64(dst []byte, s string) []byte {
 	dst = append(dst, '"')
 	dst = base64.StdEncoding.AppendEncode(dst, []byte(s))
@@ -222,9 +159,30 @@ func appendBase64(dst []byte, s string) []byte {
 }
 
 func appendJSONString(dst []byte, s string) []byte {
-	b, err := json.Marshal(s)
-	if err != nil {
-		return append(dst, `""`...)
+	const hex = "0123456789abcdef"
+	dst = append(dst, '"')
+	done := 0
+	for i := 0; i < len(s); {
+		c := s[i]
+		if c >= utf8.RuneSelf {
+			r, size := utf8.DecodeRuneInString(s[i:])
+			if r == utf8.RuneError && size == 1 {
+				dst = append(append(dst, s[done:i]...), "\uFFFD"...)
+				done = i + 1
+			}
+			i += size
+			continue
+		}
+		if c < ' ' || c == '"' || c == '\\' {
+			dst = append(dst, s[done:i]...)
+			if c < ' ' {
+				dst = append(dst, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
+			} else {
+				dst = append(dst, '\\', c)
+			}
+			done = i + 1
+		}
+		i++
 	}
-	return append(dst, b...)
+	return append(append(dst, s[done:]...), '"')
 }
