@@ -1,0 +1,117 @@
+package workload
+
+import (
+	"fmt"
+	"sync"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+
+	"github.com/roost-server/roost/protocol"
+	"github.com/roost-server/roost/protocol/record"
+)
+
+// maxLatencyUs is the histogram's end: ten minutes, after which jobs expire.
+const maxLatencyUs = 10 * 60 * 1e6
+
+// pageJobs is how many jobs a page of the seen-bitmap covers: 8 KiB.
+const pageJobs = 1 << 16
+
+// Counts are the outcomes so far.
+type Counts struct {
+	Outcomes   int64            // jobs that have an outcome
+	Duplicates int64            // outcomes beyond a job's first
+	NotOK      int64            // outcomes other than ok
+	Corrupt    int64            // ok, but the output is not the job's args
+	Unreadable int64            // records that are no result
+	ByOutcome  map[string]int64 // first outcomes, by their word
+	LastError  string           // of the newest outcome that is not ok, or unreadable record
+}
+
+// tally keeps the books of a run. record belongs to the consumer's goroutine; counts
+// is for any.
+type tally struct {
+	t      *template
+	warmNs int64 // jobs sent before are kept apart
+	pages  []*[pageJobs / 64]uint64
+	main   *hdrhistogram.Histogram // latency in microseconds
+	warm   *hdrhistogram.Histogram
+
+	mu   sync.Mutex
+	c    Counts
+	each [16]int64 // first outcomes, by number
+}
+
+func newTally(t *template, warmNs int64) *tally {
+	h := func() *hdrhistogram.Histogram { return hdrhistogram.New(1, maxLatencyUs, 3) }
+	return &tally{t: t, warmNs: warmNs, main: h(), warm: h()}
+}
+
+// record enters one record of the results topic, consumed at nowNs. first is true for
+// the first outcome of a job of this run, whose slot and number it returns.
+func (y *tally) record(contentType string, value []byte, nowNs int64) (slot int32, seq int64, first bool) {
+	r, err := record.ParseResult(contentType, value)
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	if err != nil {
+		y.c.Unreadable++
+		y.c.LastError = "result record: " + err.Error()
+		return 0, 0, false
+	}
+	slot, seq, ok := y.t.parseID(r.Job)
+	if !ok {
+		return 0, 0, false
+	}
+	if y.mark(seq) {
+		y.c.Duplicates++
+		return 0, 0, false
+	}
+	y.c.Outcomes++
+	y.each[min(int(r.Outcome), len(y.each)-1)]++
+	if r.Outcome != protocol.OutcomeOK {
+		y.c.NotOK++
+		y.c.LastError = fmt.Sprintf("job %s on %s: %v %s", r.Job, r.Node, r.Outcome, r.Error)
+		return slot, seq, true
+	}
+	sent, ok := y.t.stamp(r.Output, seq)
+	if !ok {
+		y.c.Corrupt++
+		y.c.LastError = fmt.Sprintf("job %s on %s: the output of %d bytes is not the job's args", r.Job, r.Node, len(r.Output))
+		return slot, seq, true
+	}
+	h := y.main
+	if sent < y.warmNs {
+		h = y.warm
+	}
+	_ = h.RecordValue(min(max((nowNs-sent)/1000, 1), maxLatencyUs))
+	return slot, seq, true
+}
+
+// mark notes that job seq has an outcome, and reports whether it had one before.
+func (y *tally) mark(seq int64) bool {
+	page := int(seq / pageJobs)
+	for len(y.pages) <= page {
+		y.pages = append(y.pages, nil)
+	}
+	if y.pages[page] == nil {
+		y.pages[page] = new([pageJobs / 64]uint64)
+	}
+	word, bit := &y.pages[page][seq%pageJobs/64], uint64(1)<<(seq%64)
+	had := *word&bit != 0
+	*word |= bit
+	return had
+}
+
+func (y *tally) outcomes() int64 { y.mu.Lock(); defer y.mu.Unlock(); return y.c.Outcomes }
+
+func (y *tally) counts() Counts {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	c := y.c
+	c.ByOutcome = map[string]int64{}
+	for i, n := range y.each {
+		if n > 0 {
+			c.ByOutcome[protocol.Outcome(i).String()] = n
+		}
+	}
+	return c
+}
