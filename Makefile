@@ -1,0 +1,41 @@
+# Roost. The targets that a newcomer needs are run and test; help lists all.
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -X github.com/roost-server/roost/cmd/roost/internal/cli.Version=$(VERSION)
+KAFKA   ?= .kafka
+
+.PHONY: help build run test lint bench kafka kafka-stop test-kafka fuzz clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+build: ## bin/roost and bin/loadtest
+	$(GO) build -ldflags "$(LDFLAGS)" -o bin/roost ./cmd/roost
+	$(GO) build -ldflags "$(LDFLAGS)" -o bin/loadtest ./loadtest
+
+run: build ## a whole Roost with 25 nodes on an embedded broker; Ctrl-C ends it
+	./bin/roost dev
+
+test: build ## all tests; with ROOST_TEST_KAFKA=HOST:PORT also those on that broker
+	$(GO) test -race -shuffle=on -timeout 15m ./...
+
+lint: ## formatting, vet and the linters of .golangci.yml
+	./.ci/lint
+
+bench: build ## benchmarks of codec, session hop, shard step, transports
+	$(GO) test -run '^$$' -bench . -benchmem -benchtime $${BENCHTIME:-1s} ./protocol/... ./actors/... ./transport/... ./sdk/... ./loadtest/...
+
+kafka: ## start Apache Kafka 4 on loopback, data in .kafka; prints its address
+	./deploy/kafka/kafka.sh start $(KAFKA)
+
+kafka-stop: ## stop it
+	./deploy/kafka/kafka.sh stop $(KAFKA)
+
+test-kafka: build ## the suites that run on a real broker, on Apache Kafka; starts and stops it
+	./.ci/test-kafka
+
+fuzz: ## each fuzz target for FUZZTIME (10s)
+	./.ci/fuzz $${FUZZTIME:-10s}
+
+clean: ## remove what was built
+	rm -rf bin

@@ -1,0 +1,277 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"reflect"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+	"go.uber.org/zap"
+)
+
+// Names of server-sent events besides the types of [Event].
+const (
+	// EventDone is the last event of a stream whose job is done; its data is a [JobView].
+	EventDone EventType = "done"
+	// EventError is the last event of a stream that ends before the job; its data is a [StreamEnd].
+	EventError EventType = "error"
+)
+
+type followInput struct {
+	ID string `path:"id" minLength:"1" maxLength:"128" doc:"The job's id"`
+}
+
+const followDescription = `Server-sent events (WHATWG HTML, section 9.2): what is known of the job, then what
+happens, until its last outcome. A job that has not been seen yet is waited for, so that a client can
+follow first and submit then, and miss nothing.
+
+The stream ends after the event "done", or after "error" when it ends before the job does. The ids
+number the events of this stream; a new stream begins with all that is known. Comments keep a silent
+stream alive.`
+
+func (s *Server) registerEvents() {
+	huma.Register(s.huma, huma.Operation{
+		OperationID: "follow-job", Method: http.MethodGet, Path: "/v1/jobs/{id}/events", Tags: []string{"jobs"},
+		Summary: "Follow a job", Description: followDescription,
+		Responses: map[string]*huma.Response{"200": {
+			Description: "The events",
+			Content:     map[string]*huma.MediaType{"text/event-stream": {Schema: s.eventSchema()}},
+		}},
+		Errors: s.errors(http.StatusNotFound, http.StatusServiceUnavailable),
+	}, func(_ context.Context, in *followInput) (*huma.StreamResponse, error) {
+		return &huma.StreamResponse{Body: func(hc huma.Context) { s.follow(hc, in.ID) }}, nil
+	})
+}
+
+// eventSchema describes the stream as a list of events, each an object of its fields.
+func (s *Server) eventSchema() *huma.Schema {
+	minimum := 1.0
+	event := func(name EventType, data any) *huma.Schema {
+		return &huma.Schema{
+			Title: "Event " + string(name), Type: huma.TypeObject,
+			Properties: map[string]*huma.Schema{
+				"id":    {Type: huma.TypeInteger, Minimum: &minimum, Description: "Numbers the events of this stream"},
+				"event": {Type: huma.TypeString, Enum: []any{string(name)}},
+				"data":  s.huma.OpenAPI().Components.Schemas.Schema(reflect.TypeOf(data), true, ""),
+			},
+			Required: []string{"id", "event", "data"}, AdditionalProperties: false,
+		}
+	}
+	return &huma.Schema{
+		Type:        huma.TypeArray,
+		Description: "The events of the stream; data is one line of JSON",
+		Items: &huma.Schema{OneOf: []*huma.Schema{
+			event(EventResult, ResultView{}), event(EventProgress, ProgressView{}), event(EventState, JobView{}),
+			event(EventDone, JobView{}), event(EventError, StreamEnd{}),
+		}},
+	}
+}
+
+// follow serves one stream of events.
+func (s *Server) follow(hc huma.Context, id string) {
+	refuse := func(err error) { s.refuseStream(hc, err) }
+	if s.closing.Err() != nil {
+		refuse(unavailable("the member stops", defaultRetryAfter))
+		return
+	}
+	select {
+	case s.streams <- struct{}{}:
+		defer func() { <-s.streams }()
+	default:
+		refuse(unavailable(fmt.Sprintf("%d streams of events are open already, which is the limit", s.cfg.MaxStreams), defaultRetryAfter))
+		return
+	}
+	ctx, cancel := context.WithCancel(hc.Context())
+	defer cancel()
+	events, err := s.backend.Follow(ctx, id)
+	if err != nil {
+		refuse(problem("job "+id, err))
+		return
+	}
+	q := newQueue(s.cfg.StreamEvents, s.cfg.StreamBytes)
+	var pump sync.WaitGroup
+	pump.Go(func() {
+		defer q.close()
+		for ev := range events {
+			if !q.put(ev) {
+				cancel()
+				for range events { // until the backend has noticed
+				}
+			}
+		}
+	})
+	defer pump.Wait()
+	defer cancel()
+	_, w := humago.Unwrap(hc)
+	st := &stream{server: s, id: id, w: w, rc: http.NewResponseController(w), q: q}
+	if err := st.serve(hc.Context()); err != nil {
+		s.log.Debug("a stream of events broke", zap.String("job", id), zap.Error(err))
+	}
+}
+
+func (s *Server) refuseStream(hc huma.Context, err error) {
+	status, text := http.StatusInternalServerError, err.Error()
+	if se, ok := asStatus(err); ok {
+		status, text = se.GetStatus(), se.Error()
+	}
+	if status == http.StatusServiceUnavailable {
+		hc.SetHeader("Retry-After", retryAfter(err))
+	}
+	// A failed write means that the client is gone.
+	_ = huma.WriteErr(s.huma, hc, status, text)
+}
+
+// stream writes the events of one queue to one client. It belongs to the request's goroutine.
+type stream struct {
+	server *Server
+	id     string
+	w      http.ResponseWriter
+	rc     *http.ResponseController
+	q      *queue
+	seq    uint64
+	buf    []byte
+}
+
+// serve writes until the job is done or the stream cannot go on. The error is one of the connection.
+func (st *stream) serve(ctx context.Context) error {
+	// The server's deadlines are for requests that end by themselves.
+	if err := st.rc.SetReadDeadline(time.Time{}); err != nil {
+		return err
+	}
+	h := st.w.Header()
+	h.Set("Content-Type", "text/event-stream")
+	h.Set("X-Accel-Buffering", "no") // or proxies hold events back
+	st.w.WriteHeader(http.StatusOK)
+	st.buf = append(st.buf, ": the events of a job\n\n"...)
+	if err := st.flush(); err != nil {
+		return err
+	}
+	alive := time.NewTicker(st.server.cfg.KeepAlive)
+	defer alive.Stop()
+	for {
+		end, err := st.drain()
+		if err != nil {
+			return err
+		}
+		if end != queueOpen {
+			return st.finish(ctx, end)
+		}
+		select {
+		case <-st.q.ready:
+		case <-alive.C:
+			st.buf = append(st.buf, ": alive\n\n"...)
+			if err := st.flush(); err != nil {
+				return err
+			}
+		case <-st.server.closing.Done():
+			return st.last(EventError, StreamEnd{Reason: "shutdown", Detail: "the member stops; follow the job again"})
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// drain writes what is queued.
+func (st *stream) drain() (queueEnd, error) {
+	const writeBytes = 64 << 10 // at least, when there is that much
+	for {
+		ev, ok, end := st.q.take()
+		if !ok {
+			return end, st.flush()
+		}
+		if err := st.event(&ev); err != nil {
+			return queueOpen, err
+		}
+		if len(st.buf) >= writeBytes {
+			if err := st.flush(); err != nil {
+				return queueOpen, err
+			}
+			if st.server.closing.Err() != nil {
+				return queueOpen, nil
+			}
+		}
+	}
+}
+
+func (st *stream) event(ev *Event) error {
+	switch {
+	case ev.Result != nil:
+		return st.append(EventResult, ev.Result)
+	case ev.Progress != nil:
+		return st.append(EventProgress, ev.Progress)
+	case ev.Job != nil:
+		return st.append(EventState, ev.Job.summary())
+	}
+	return nil
+}
+
+// finish writes the last event.
+func (st *stream) finish(ctx context.Context, end queueEnd) error {
+	if end == queueOverflowed {
+		return st.last(EventError, StreamEnd{
+			Reason: "slow", Detail: "outcomes arrive faster than this client reads them; look at the job for the rest",
+		})
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	ctx, cancel := st.server.deadline(ctx)
+	defer cancel()
+	job, err := st.server.backend.Job(ctx, st.id)
+	switch {
+	case err != nil:
+		return st.last(EventError, StreamEnd{Reason: "interrupted", Detail: "the member lost sight of the job: " + err.Error()})
+	case job.State != StateDone:
+		return st.last(EventError, StreamEnd{Reason: "interrupted", Detail: "the member lost sight of the job; follow it again"})
+	}
+	return st.last(EventDone, job.summary())
+}
+
+func (st *stream) last(name EventType, data any) error {
+	if err := st.append(name, data); err != nil {
+		return err
+	}
+	return st.flush()
+}
+
+func (st *stream) append(name EventType, data any) error {
+	b, err := json.Marshal(data) // without line breaks, which would end the data
+	if err != nil {
+		return fmt.Errorf("event %s of job %s: %w", name, st.id, err)
+	}
+	st.seq++
+	st.buf = append(st.buf, "id: "...)
+	st.buf = strconv.AppendUint(st.buf, st.seq, 10)
+	st.buf = append(st.buf, "\nevent: "...)
+	st.buf = append(st.buf, name...)
+	st.buf = append(st.buf, "\ndata: "...)
+	st.buf = append(st.buf, b...)
+	st.buf = append(st.buf, "\n\n"...)
+	return nil
+}
+
+// flush writes what is buffered. A client that does not read for WriteTimeout is cut.
+func (st *stream) flush() error {
+	if len(st.buf) == 0 {
+		return nil
+	}
+	if err := st.rc.SetWriteDeadline(time.Now().Add(st.server.cfg.WriteTimeout)); err != nil {
+		return err
+	}
+	_, err := st.w.Write(st.buf)
+	if cap(st.buf) > 256<<10 {
+		st.buf = nil
+	} else {
+		st.buf = st.buf[:0]
+	}
+	if err != nil {
+		return err
+	}
+	return st.rc.Flush()
+}

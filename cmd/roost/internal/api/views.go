@@ -1,0 +1,162 @@
+package api
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/roost-server/roost/protocol/record"
+)
+
+// JobView is a job as the API shows it.
+type JobView struct {
+	ID          string         `json:"id" doc:"Chosen by the producer or made by the API"`
+	Kind        string         `json:"kind" doc:"Names the handler on the node"`
+	Tenant      string         `json:"tenant,omitempty" doc:"Who the job belongs to"`
+	State       string         `json:"state" enum:"waiting,running,done" doc:"waiting: no attempt has started; running: not all assignments have ended; done: every assignment has its outcome"`
+	Targets     int            `json:"targets" minimum:"0" doc:"Number of assignments, one for each node"`
+	Outcomes    map[string]int `json:"outcomes" doc:"Number of assignments that ended, by outcome"`
+	Results     []ResultView   `json:"results,omitempty" nullable:"false" doc:"The outcomes recorded so far; left out in lists and events"`
+	SubmittedMs int64          `json:"submitted_ms" doc:"Unix time of the job record in milliseconds"`
+	Partition   int32          `json:"partition" minimum:"0" doc:"Partition of the jobs topic where the record lies"`
+	Offset      int64          `json:"offset" doc:"Offset of the record in its partition"`
+	Truncated   bool           `json:"truncated,omitempty" doc:"Whether this member no longer holds all results; the results topic does"`
+}
+
+// ResultView is the outcome of one assignment.
+type ResultView struct {
+	Job        string          `json:"job" doc:"The job's id"`
+	Node       string          `json:"node" doc:"The node's id; empty when no node was found"`
+	Outcome    string          `json:"outcome" enum:"ok,failed,refused,timeout,cancelled,lost,expired,unmatched,invalid" doc:"The terminal state of the assignment"`
+	Attempt    uint32          `json:"attempt" doc:"The attempt that ended it; 0 when none was made"`
+	Kind       string          `json:"kind,omitempty" doc:"The job's kind"`
+	DurationMs float64         `json:"duration_ms" doc:"From start to end on the node, in milliseconds; 0 when it did not run"`
+	Error      string          `json:"error,omitempty" doc:"Why, when the outcome is not ok"`
+	Output     json.RawMessage `json:"output,omitempty" doc:"What the kind reports; any JSON value"`
+	TimeMs     int64           `json:"time_ms" doc:"Unix time of the outcome in milliseconds"`
+	Member     string          `json:"member,omitempty" doc:"The member that recorded it"`
+}
+
+// NewResultView turns a result record into what the API shows.
+func NewResultView(r *record.Result) (ResultView, error) {
+	v := ResultView{
+		Job: r.Job, Node: r.Node, Outcome: r.Outcome.String(), Attempt: r.Attempt, Kind: r.Kind,
+		DurationMs: float64(r.DurationUs) / 1000, Error: r.Error, TimeMs: r.TimeMs, Member: r.Member,
+	}
+	if len(r.Output) > 0 {
+		out, err := record.ToJSON(r.Output)
+		if err != nil {
+			return v, fmt.Errorf("output: %w", err)
+		}
+		v.Output = out
+	}
+	return v, nil
+}
+
+// ProgressView is what a node reports of a job while it runs.
+type ProgressView struct {
+	Job     string          `json:"job" doc:"The job's id"`
+	Node    string          `json:"node" doc:"The node's id"`
+	Attempt uint32          `json:"attempt" doc:"The attempt that runs"`
+	TimeMs  int64           `json:"time_ms" doc:"Unix time of the report in milliseconds"`
+	Data    json.RawMessage `json:"data,omitempty" doc:"What the kind reports; any JSON value"`
+}
+
+// StreamEnd says why a stream of events ends before the job did.
+type StreamEnd struct {
+	Reason string `json:"reason" enum:"slow,shutdown,interrupted" doc:"slow: the client reads slower than outcomes arrive; shutdown: the member stops; interrupted: the member lost sight of the job"`
+	Detail string `json:"detail" doc:"The same for a person"`
+}
+
+// NodeView is a connected node.
+type NodeView struct {
+	ID          string   `json:"id"`
+	Country     string   `json:"country,omitempty" doc:"ISO 3166-1 code"`
+	City        string   `json:"city,omitempty"`
+	ASN         uint32   `json:"asn,omitempty" format:"int64" doc:"Autonomous system number"`
+	Platform    string   `json:"platform,omitempty" doc:"Such as linux/arm64"`
+	Tags        []string `json:"tags" nullable:"false" doc:"The owner's labels"`
+	Kinds       []string `json:"kinds" nullable:"false" doc:"The kinds of job that it runs"`
+	Agent       string   `json:"agent,omitempty" doc:"Name and version of the node's software"`
+	Member      string   `json:"member" doc:"The member that holds its connection"`
+	Incarnation uint64   `json:"incarnation" doc:"Numbers the sessions of this node; the newest wins"`
+	RemoteAddr  string   `json:"remote_addr,omitempty" doc:"Where it connects from"`
+	ConnectedMs int64    `json:"connected_ms" doc:"Unix time of the session's start in milliseconds"`
+	Running     int      `json:"running" minimum:"0" doc:"Jobs that it runs now"`
+	Credit      int      `json:"credit" minimum:"0" doc:"Jobs that it asks for at once"`
+}
+
+// NodePage is a part of the list of nodes.
+type NodePage struct {
+	Nodes []NodeView `json:"nodes" nullable:"false"`
+	Total int        `json:"total" minimum:"0" doc:"Number of nodes that fit the filter, on all pages"`
+	Next  string     `json:"next,omitempty" doc:"Cursor of the next page; absent on the last one"`
+}
+
+// StatusView is the state of a member.
+type StatusView struct {
+	Member      string          `json:"member" doc:"The member's name"`
+	Version     string          `json:"version" doc:"Version of the software"`
+	StartedMs   int64           `json:"started_ms" doc:"Unix time of the start in milliseconds"`
+	UptimeMs    int64           `json:"uptime_ms" minimum:"0"`
+	Kafka       KafkaView       `json:"kafka"`
+	Nodes       int             `json:"nodes" minimum:"0" doc:"Nodes connected to this member"`
+	Connections ConnectionsView `json:"connections"`
+	Jobs        JobTotals       `json:"jobs"`
+	Gates       []GateView      `json:"gates" nullable:"false" doc:"The event loops"`
+	Shards      []ShardView     `json:"shards" nullable:"false" doc:"The partitions that this member owns"`
+	Members     []MemberView    `json:"members" nullable:"false" doc:"The cluster as this member sees it"`
+}
+
+// KafkaView is a member's relation to Kafka.
+type KafkaView struct {
+	Reachable bool   `json:"reachable"`
+	Bootstrap string `json:"bootstrap" doc:"The addresses given"`
+	ClusterID string `json:"cluster_id,omitempty"`
+	Lag       int64  `json:"lag" minimum:"0" doc:"Job records in this member's partitions that it has not read"`
+	Error     string `json:"error,omitempty" doc:"Why it is not reachable"`
+}
+
+// ConnectionsView counts the sockets of nodes.
+type ConnectionsView struct {
+	Open    int               `json:"open" minimum:"0"`
+	Max     int               `json:"max,omitempty" minimum:"0" doc:"More are refused; absent when there is no limit"`
+	Refused uint64            `json:"refused" doc:"Since the start"`
+	Closed  map[string]uint64 `json:"closed,omitempty" doc:"Since the start, by reason"`
+}
+
+// JobTotals counts jobs since the start of the member.
+type JobTotals struct {
+	Accepted uint64            `json:"accepted" doc:"Job records read"`
+	Pending  uint64            `json:"pending" doc:"Assignments without outcome"`
+	Outcomes map[string]uint64 `json:"outcomes" doc:"Outcomes recorded"`
+}
+
+// GateView is one event loop.
+type GateView struct {
+	Loop     int    `json:"loop" minimum:"0"`
+	Sessions int    `json:"sessions" minimum:"0"`
+	Restarts uint64 `json:"restarts"`
+	Reason   string `json:"reason,omitempty" doc:"Of the last restart"`
+}
+
+// ShardView is one partition that the member owns.
+type ShardView struct {
+	Partition int32  `json:"partition" minimum:"0"`
+	Pending   int    `json:"pending" minimum:"0" doc:"Assignments without outcome"`
+	Delivered int    `json:"delivered" minimum:"0" doc:"Those of them that a node has"`
+	Paused    bool   `json:"paused" doc:"Whether reading is paused because too much is pending"`
+	Committed int64  `json:"committed" doc:"Offset of the next record to read after a restart"`
+	Highest   int64  `json:"highest" doc:"Offset after the last record of the partition"`
+	Restarts  uint64 `json:"restarts"`
+	Reason    string `json:"reason,omitempty" doc:"Of the last restart"`
+}
+
+// MemberView is one member of the cluster.
+type MemberView struct {
+	Name       string  `json:"name"`
+	Address    string  `json:"address,omitempty" doc:"Where other members reach it"`
+	Version    string  `json:"version,omitempty"`
+	State      string  `json:"state" doc:"Such as serving or draining"`
+	Nodes      int     `json:"nodes" minimum:"0"`
+	Partitions []int32 `json:"partitions" nullable:"false"`
+}

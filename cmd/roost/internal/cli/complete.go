@@ -1,0 +1,82 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/roost-server/roost/cmd/roost/internal/api"
+	"github.com/roost-server/roost/protocol"
+)
+
+// completeTimeout bounds what a shell waits for after the tab key.
+const completeTimeout = time.Second
+
+// kinds are those that a node of this software runs.
+var kinds = []string{"http", "tcp", "udp", "dns", "ping", "traceroute"}
+
+func outcomeNames() []string {
+	out := make([]string, 0, 9)
+	for _, o := range protocol.Outcomes() {
+		out = append(out, o.String())
+	}
+	return out
+}
+
+// complete sets the completion of a flag, which has to exist.
+func complete(cmd *cobra.Command, flag string, f cobra.CompletionFunc) {
+	if err := cmd.RegisterFlagCompletionFunc(flag, f); err != nil {
+		panic(err) // the flag's name is spelt wrong, here
+	}
+}
+
+func fixed(values ...string) cobra.CompletionFunc {
+	return cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)
+}
+
+// completeNodes offers the ids of connected nodes.
+func (g *Globals) completeNodes(cmd *cobra.Command, _ []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	c, err := g.client()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(cmd.Context(), completeTimeout)
+	defer cancel()
+	page, err := c.Nodes(ctx, api.NodeFilter{Prefix: prefix, Limit: api.DefaultPage})
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	out := make([]cobra.Completion, 0, len(page.Nodes))
+	for i := range page.Nodes {
+		n := &page.Nodes[i]
+		about := strings.TrimSpace(clean(fmt.Sprintf("%s %s", n.Country, n.City)))
+		out = append(out, cobra.CompletionWithDesc(clean(n.ID), about))
+	}
+	return out, cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeJobs offers the ids of recent jobs.
+func (g *Globals) completeJobs(cmd *cobra.Command, args []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	c, err := g.client()
+	if err != nil || len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(cmd.Context(), completeTimeout)
+	defer cancel()
+	jobs, err := c.Jobs(ctx, api.JobFilter{Limit: api.DefaultPage})
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	var out []cobra.Completion
+	for i := range jobs {
+		if strings.HasPrefix(jobs[i].ID, prefix) {
+			out = append(out, cobra.CompletionWithDesc(clean(jobs[i].ID), clean(jobs[i].Kind+" "+jobs[i].State)))
+		}
+	}
+	return out, cobra.ShellCompDirectiveNoFileComp
+}

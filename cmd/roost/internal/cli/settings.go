@@ -1,0 +1,133 @@
+package cli
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/knadh/koanf/parsers/yaml"
+	"github.com/knadh/koanf/providers/env/v2"
+	"github.com/knadh/koanf/providers/file"
+	"github.com/knadh/koanf/providers/posflag"
+	"github.com/knadh/koanf/v2"
+	"github.com/spf13/cobra"
+
+	"github.com/roost-server/roost/cmd/roost/internal/member"
+	"github.com/roost-server/roost/transport/kafka"
+)
+
+// envPrefix starts the environment variables that settings may come from:
+// ROOST_NODE_TOKEN is --node-token.
+const envPrefix = "ROOST_"
+
+// addMemberFlags adds the settings of a member. Their names are the keys in a
+// configuration file and, upper case with ROOST_ before and _ for -, in the
+// environment.
+func addMemberFlags(cmd *cobra.Command, d *member.Config) {
+	f := cmd.Flags()
+	f.String("name", d.Name, "this member's name: told to nodes and written into results")
+	f.String("nodes-listen", d.Nodes.Listen, "HOST:PORT where nodes connect; port 0 lets the system choose")
+	f.String("api-listen", d.API.Listen, "HOST:PORT of the HTTP API")
+	f.String("api-token", "", "bearer token that the API asks for; better given as ROOST_API_TOKEN")
+	f.Bool("api-open", false, "let the API listen on any address without a token")
+	f.String("node-token", "", "credential that nodes have to give; better given as ROOST_NODE_TOKEN")
+	f.Int("event-loops", d.Nodes.Loops, "event loops for sockets; 0: one for each processor")
+	f.Int("max-connections", d.Nodes.MaxConns, "sockets above which new ones are refused; 0: as the file limit allows")
+	f.Duration("heartbeat", d.Heartbeat, "nodes send something at least this often")
+	f.Duration("hello-timeout", d.Nodes.HelloTimeout, "how long a connection may take to say HELLO")
+	f.Int("max-pending", d.MaxPending, "jobs of one partition without outcome above which it is not read")
+	f.Int("partitions", 0, "partitions of the jobs topic; 0: those it has, or 16 when it is created")
+	f.Int("replication", 0, "replication factor of topics that are created; 0: the broker's default")
+	f.String("topic-prefix", kafka.DefaultPrefix, "what the topics' names start with")
+	f.String("group", d.Kafka.Group, "consumer group that the members share")
+	f.String("pprof-listen", "", "loopback HOST:PORT for the Go profiler; empty: none")
+	f.String("log-level", "info", "debug, info, warn or error")
+	f.String("log-format", "text", "text or json")
+}
+
+// settings are the values from flags, environment and file, in this order.
+type settings struct{ k *koanf.Koanf }
+
+// loadSettings reads the configuration file, if one is named, then the environment,
+// then the flags that were given. Keys that no flag has are refused.
+func loadSettings(cmd *cobra.Command) (*settings, error) {
+	s := &settings{k: koanf.New("/")}
+	if path, _ := cmd.Flags().GetString("config"); path != "" {
+		if err := s.k.Load(file.Provider(path), yaml.Parser()); err != nil {
+			return nil, fmt.Errorf("--config: %w", err)
+		}
+		for _, key := range s.k.Keys() {
+			if cmd.Flags().Lookup(key) == nil && !strings.HasPrefix(key, propertiesKey+"/") {
+				return nil, fmt.Errorf("%s: unknown key %q; allowed are the names of the flags (see \"roost serve --help\") and the map %s", path, key, propertiesKey)
+			}
+		}
+	}
+	err := s.k.Load(env.Provider("/", env.Opt{Prefix: envPrefix, TransformFunc: func(k, v string) (string, any) {
+		name := strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(k, envPrefix)), "_", "-")
+		if cmd.Flags().Lookup(name) == nil {
+			return "", nil // such as ROOST_API, which is for other commands
+		}
+		return name, v
+	}}), nil)
+	if err != nil {
+		return nil, fmt.Errorf("environment: %w", err)
+	}
+	if err := s.k.Load(posflag.Provider(cmd.Flags(), "/", s.k), nil); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// propertiesKey is the map of librdkafka's own settings in a configuration file.
+const propertiesKey = "kafka-properties"
+
+// apply fills a member's configuration.
+func (s *settings) apply(c *member.Config) error {
+	c.Version = Version
+	c.Name = s.k.String("name")
+	c.Nodes.Listen = s.k.String("nodes-listen")
+	c.Nodes.Loops = s.k.Int("event-loops")
+	c.Nodes.MaxConns = s.k.Int("max-connections")
+	c.API.Listen, c.API.Token, c.API.AllowOpen = s.k.String("api-listen"), s.k.String("api-token"), s.k.Bool("api-open")
+	c.NodeToken = s.k.String("node-token")
+	c.MaxPending = s.k.Int("max-pending")
+	c.Topics = kafka.Topics{Prefix: s.k.String("topic-prefix")}.Plan()
+	c.Topics.Partitions, c.Topics.Replication = s.k.Int("partitions"), s.k.Int("replication")
+	c.Kafka.Group = s.k.String("group")
+	var err error
+	if c.Heartbeat, err = s.duration("heartbeat"); err != nil {
+		return err
+	}
+	if c.Nodes.HelloTimeout, err = s.duration("hello-timeout"); err != nil {
+		return err
+	}
+	if c.Kafka.Properties, err = s.properties(); err != nil {
+		return err
+	}
+	return nil
+}
+
+// duration refuses what koanf would read as nanoseconds or zero.
+func (s *settings) duration(key string) (time.Duration, error) {
+	d, err := time.ParseDuration(fmt.Sprint(s.k.Get(key)))
+	if err != nil {
+		return 0, fmt.Errorf("%s: %q; a duration such as 30s or 1m30s is expected", key, fmt.Sprint(s.k.Get(key)))
+	}
+	return d, nil
+}
+
+// properties joins the file's map and the flags --kafka-set KEY=VALUE.
+func (s *settings) properties() (map[string]string, error) {
+	out := map[string]string{}
+	for k, v := range s.k.Cut(propertiesKey).All() {
+		out[strings.ReplaceAll(k, "/", ".")] = fmt.Sprint(v)
+	}
+	for _, kv := range s.k.Strings("kafka-set") {
+		k, v, ok := strings.Cut(kv, "=")
+		if !ok {
+			return nil, fmt.Errorf("--kafka-set: %q; KEY=VALUE is expected, such as security.protocol=SASL_SSL", kv)
+		}
+		out[k] = v
+	}
+	return out, nil
+}

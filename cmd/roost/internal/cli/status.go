@@ -1,0 +1,139 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/roost-server/roost/cmd/roost/internal/api"
+)
+
+// NewStatus makes the command that shows the state of a member.
+func NewStatus(g *Globals) *cobra.Command {
+	var asJSON bool
+	cmd := prepare(&cobra.Command{
+		Use:   "status [FLAGS]",
+		Short: "Look at a member and its cluster",
+		Long:  "Look at a member: its connection to Kafka, its nodes, event loops and partitions, and the cluster as it sees it.",
+		Example: `  roost status
+  roost status --api http://10.0.0.5:7480 --json`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := g.client()
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			v, err := c.Status(cmd.Context())
+			if err != nil {
+				return g.explain(err)
+			}
+			if asJSON {
+				printJSON(g.Out, v)
+				return nil
+			}
+			return printStatus(g.Out, &v)
+		},
+		ValidArgsFunction: cobra.NoFileCompletions,
+	})
+	g.Bind(cmd)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one line of JSON")
+	return cmd
+}
+
+func printStatus(w io.Writer, v *api.StatusView) error {
+	t := newTable(w)
+	t.row("member", orDash(v.Member))
+	t.row("version", orDash(v.Version))
+	t.row("uptime", formatAge(time.Duration(v.UptimeMs)*time.Millisecond))
+	t.row("kafka", kafkaLine(&v.Kafka))
+	t.row("nodes", strconv.Itoa(v.Nodes))
+	t.row("connections", connectionsLine(&v.Connections))
+	t.row("jobs", fmt.Sprintf("%d accepted, %d pending", v.Jobs.Accepted, v.Jobs.Pending))
+	t.row("outcomes", formatOutcomes(v.Jobs.Outcomes))
+	if err := t.flush(); err != nil {
+		return err
+	}
+	if len(v.Gates) > 0 {
+		fmt.Fprintln(w)
+		t = newTable(w, "LOOP", "SESSIONS", "RESTARTS", "")
+		for _, x := range v.Gates {
+			t.row(strconv.Itoa(x.Loop), strconv.Itoa(x.Sessions), strconv.FormatUint(x.Restarts, 10), clean(x.Reason))
+		}
+		if err := t.flush(); err != nil {
+			return err
+		}
+	}
+	if len(v.Shards) > 0 {
+		fmt.Fprintln(w)
+		t = newTable(w, "PARTITION", "PENDING", "DELIVERED", "COMMITTED", "HIGHEST", "RESTARTS", "")
+		for _, x := range v.Shards {
+			notes := clean(x.Reason)
+			if x.Paused {
+				notes = strings.TrimSpace("paused " + notes)
+			}
+			t.row(strconv.Itoa(int(x.Partition)), strconv.Itoa(x.Pending), strconv.Itoa(x.Delivered),
+				strconv.FormatInt(x.Committed, 10), strconv.FormatInt(x.Highest, 10), strconv.FormatUint(x.Restarts, 10), notes)
+		}
+		if err := t.flush(); err != nil {
+			return err
+		}
+	}
+	fmt.Fprintln(w)
+	t = newTable(w, "MEMBER", "STATE", "NODES", "PARTITIONS", "ADDRESS", "VERSION")
+	for _, x := range v.Members {
+		t.row(clean(x.Name), clean(x.State), strconv.Itoa(x.Nodes), ranges(x.Partitions), orDash(x.Address), orDash(x.Version))
+	}
+	return t.flush()
+}
+
+func kafkaLine(k *api.KafkaView) string {
+	if !k.Reachable {
+		return strings.TrimSuffix(fmt.Sprintf("NOT REACHABLE at %s: %s", clean(k.Bootstrap), clean(k.Error)), ": ")
+	}
+	return fmt.Sprintf("reachable at %s, cluster %s, lag %d", clean(k.Bootstrap), orDash(k.ClusterID), k.Lag)
+}
+
+func connectionsLine(c *api.ConnectionsView) string {
+	text := fmt.Sprintf("%d open", c.Open)
+	if c.Max > 0 {
+		text += fmt.Sprintf(" of %d", c.Max)
+	}
+	text += fmt.Sprintf(", %d refused", c.Refused)
+	reasons := make([]string, 0, len(c.Closed))
+	for reason, n := range c.Closed {
+		reasons = append(reasons, fmt.Sprintf("%d %s", n, clean(reason)))
+	}
+	slices.Sort(reasons)
+	if len(reasons) > 0 {
+		text += ", closed: " + strings.Join(reasons, ", ")
+	}
+	return text
+}
+
+// ranges writes numbers as 0-3,5.
+func ranges(numbers []int32) string {
+	sorted := slices.Sorted(slices.Values(numbers))
+	var parts []string
+	for i := 0; i < len(sorted); {
+		j := i
+		for j+1 < len(sorted) && sorted[j+1] == sorted[j]+1 {
+			j++
+		}
+		if i == j {
+			parts = append(parts, strconv.Itoa(int(sorted[i])))
+		} else {
+			parts = append(parts, fmt.Sprintf("%d-%d", sorted[i], sorted[j]))
+		}
+		i = j + 1
+	}
+	if len(parts) == 0 {
+		return "-"
+	}
+	return strings.Join(parts, ",")
+}

@@ -1,0 +1,243 @@
+package member
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/roost-server/roost/actors/session"
+	"github.com/roost-server/roost/actors/shard"
+	"github.com/roost-server/roost/cmd/roost/internal/api"
+	"github.com/roost-server/roost/protocol"
+	"github.com/roost-server/roost/protocol/record"
+	"github.com/roost-server/roost/transport/kafka"
+)
+
+// backend answers the API from the member's shards.
+type backend struct{ m *Member }
+
+// Submit implements api.Backend.
+func (b *backend) Submit(ctx context.Context, j *record.Job) error {
+	err := b.m.committer.Submit(ctx, j)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, context.DeadlineExceeded), kafka.Classify(err) == kafka.ClassRetry && !errors.Is(err, context.Canceled):
+		return &api.Unavailable{Reason: "Kafka did not take the job: " + err.Error(), RetryAfter: time.Second}
+	case kafka.Classify(err) == kafka.ClassReject:
+		return fmt.Errorf("%w: %w", api.ErrInvalid, err)
+	}
+	return err
+}
+
+// ask puts one question to every shard of this member and collects the answers.
+func ask[T any](ctx context.Context, b *backend, question func(reply chan<- T) any) ([]T, error) {
+	shards := b.m.tree.Router().Shards()
+	reply := make(chan T, len(shards))
+	asked := 0
+	for _, p := range shards {
+		if b.m.tree.Router().ToShard(p, question(reply)) {
+			asked++
+		}
+	}
+	answers := make([]T, 0, asked)
+	for range asked {
+		select {
+		case a := <-reply:
+			answers = append(answers, a)
+		case <-ctx.Done():
+			return nil, &api.Unavailable{Reason: "a shard did not answer in time", RetryAfter: time.Second}
+		}
+	}
+	return answers, nil
+}
+
+// Job implements api.Backend.
+func (b *backend) Job(ctx context.Context, id string) (api.JobView, error) {
+	answers, err := ask(ctx, b, func(r chan<- *shard.Summary) any { return &shard.QueryJob{ID: id, Reply: r} })
+	if err != nil {
+		return api.JobView{}, err
+	}
+	for _, s := range answers {
+		if s != nil {
+			return jobView(s, true), nil
+		}
+	}
+	return api.JobView{}, fmt.Errorf("job %q is %w among the pending and recently finished jobs of this member", id, api.ErrNotFound)
+}
+
+// Jobs implements api.Backend.
+func (b *backend) Jobs(ctx context.Context, f api.JobFilter) ([]api.JobView, error) {
+	answers, err := ask(ctx, b, func(r chan<- []*shard.Summary) any {
+		return &shard.QueryJobs{State: f.State, Tenant: f.Tenant, Node: f.Node, Limit: f.Limit, Reply: r}
+	})
+	if err != nil {
+		return nil, err
+	}
+	all := slices.Concat(answers...)
+	slices.SortFunc(all, func(x, y *shard.Summary) int { return int(y.SubmittedMs - x.SubmittedMs) })
+	views := make([]api.JobView, 0, min(len(all), f.Limit))
+	for _, s := range all[:min(len(all), f.Limit)] {
+		views = append(views, jobView(s, false))
+	}
+	return views, nil
+}
+
+// jobView shows a summary; outcomes are counted in any case.
+func jobView(s *shard.Summary, results bool) api.JobView {
+	v := api.JobView{
+		ID: s.ID, Kind: s.Kind, Tenant: s.Tenant, State: s.State, Targets: s.Targets, Outcomes: map[string]int{},
+		SubmittedMs: s.SubmittedMs, Partition: s.Partition, Offset: s.Offset,
+	}
+	for _, value := range s.Results {
+		if r, err := resultView(value); err == nil {
+			v.Outcomes[r.Outcome]++
+			if results {
+				v.Results = append(v.Results, r)
+			}
+		}
+	}
+	return v
+}
+
+func resultView(value []byte) (api.ResultView, error) {
+	r, err := record.ParseResult("", value)
+	if err != nil {
+		return api.ResultView{}, err
+	}
+	return api.NewResultView(&r)
+}
+
+// Nodes implements api.Backend.
+func (b *backend) Nodes(ctx context.Context, f api.NodeFilter) (api.NodePage, error) {
+	sel := record.Selector{Country: f.Country, City: f.City, ASN: f.ASN, Platform: f.Platform}
+	if f.Tag != "" {
+		sel.Tags = []string{f.Tag}
+	}
+	answers, err := ask(ctx, b, func(r chan<- shard.NodePage) any {
+		return &shard.QueryNodes{Selector: sel, Kind: f.Kind, Prefix: f.Prefix, After: f.Cursor, Limit: f.Limit + 1, Reply: r}
+	})
+	if err != nil {
+		return api.NodePage{}, err
+	}
+	page := api.NodePage{Nodes: []api.NodeView{}}
+	for _, a := range answers {
+		page.Total += a.Total
+		for i := range a.Nodes {
+			page.Nodes = append(page.Nodes, b.nodeView(&a.Nodes[i]))
+		}
+	}
+	slices.SortFunc(page.Nodes, func(x, y api.NodeView) int { return strings.Compare(x.ID, y.ID) })
+	if len(page.Nodes) > f.Limit {
+		page.Nodes = page.Nodes[:f.Limit]
+		page.Next = page.Nodes[f.Limit-1].ID
+	}
+	return page, nil
+}
+
+// Node implements api.Backend.
+func (b *backend) Node(ctx context.Context, id string) (api.NodeView, error) {
+	page, err := b.Nodes(ctx, api.NodeFilter{Prefix: id, Limit: 1})
+	if err != nil {
+		return api.NodeView{}, err
+	}
+	if len(page.Nodes) == 1 && page.Nodes[0].ID == id { // the shortest with the prefix comes first
+		return page.Nodes[0], nil
+	}
+	return api.NodeView{}, fmt.Errorf("node %q is %w among the connected nodes", id, api.ErrNotFound)
+}
+
+func (b *backend) nodeView(l *shard.Location) api.NodeView {
+	p := l.Profile
+	return api.NodeView{
+		ID: l.Node, Country: p.Country, City: p.City, ASN: p.ASN, Platform: p.Platform,
+		Tags: emptyNotNil(p.Tags), Kinds: emptyNotNil(p.Kinds), Agent: p.Agent, Member: b.m.cfg.Name,
+		Incarnation: l.Incarnation, ConnectedMs: session.StartedMs(l.Incarnation),
+	}
+}
+
+func emptyNotNil(s []string) []string {
+	if s == nil {
+		return []string{}
+	}
+	return s
+}
+
+// statuses asks every shard how it is.
+func (b *backend) statuses(ctx context.Context) ([]shard.Status, error) {
+	answers, err := ask(ctx, b, func(r chan<- shard.Status) any { return &shard.QueryStatus{Reply: r} })
+	slices.SortFunc(answers, func(x, y shard.Status) int { return int(x.Partition) - int(y.Partition) })
+	return answers, err
+}
+
+// Status implements api.Backend.
+func (b *backend) Status(ctx context.Context) (api.StatusView, error) {
+	shards, err := b.statuses(ctx)
+	if err != nil {
+		return api.StatusView{}, err
+	}
+	m := b.m
+	consumer, net := m.source.consumer.Stats(), m.server.Stats()
+	_, restarts := m.tree.Failures()
+	v := api.StatusView{
+		Member: m.cfg.Name, Version: m.cfg.Version, StartedMs: m.started.UnixMilli(), UptimeMs: time.Since(m.started).Milliseconds(),
+		Kafka: api.KafkaView{Reachable: consumer.Reachable, Bootstrap: m.cfg.Kafka.Bootstrap, ClusterID: m.info.ClusterID},
+		Nodes: int(m.gateStats.Sessions.Load()),
+		Connections: api.ConnectionsView{Open: net.Open, Max: net.MaxConns, Refused: net.Refused,
+			Closed: map[string]uint64{}},
+		Jobs:  api.JobTotals{Outcomes: map[string]uint64{}},
+		Gates: []api.GateView{}, Shards: []api.ShardView{},
+	}
+	if !consumer.Reachable {
+		v.Kafka.Error = consumer.LastError
+	}
+	for reason, n := range net.Closed {
+		v.Connections.Closed[reason.String()] += n
+	}
+	partitions := []int32{}
+	for _, s := range shards {
+		lag := consumer.Lag[int32(s.Partition)]
+		v.Kafka.Lag += lag
+		v.Jobs.Accepted += s.Stats.Jobs
+		v.Jobs.Pending += uint64(s.Pending)
+		addOutcomes(v.Jobs.Outcomes, &s.Stats)
+		partitions = append(partitions, int32(s.Partition))
+		v.Shards = append(v.Shards, api.ShardView{Partition: int32(s.Partition), Pending: s.Pending, Delivered: s.OnNodes,
+			Paused: s.Paused, Committed: max(0, s.Next), Highest: s.Read + lag,
+			Restarts: uint64(restarts[fmt.Sprintf("member/shards/shard-%d", s.Partition)])})
+	}
+	for i := range net.Loops {
+		v.Gates = append(v.Gates, api.GateView{Loop: i, Sessions: m.gateStats.Loop(i),
+			Restarts: uint64(restarts[fmt.Sprintf("member/gates/gate-%d", i)])})
+	}
+	v.Members = []api.MemberView{{Name: m.cfg.Name, Address: m.server.Addr().String(), Version: m.cfg.Version,
+		State: "serving", Nodes: v.Nodes, Partitions: partitions}}
+	return v, nil
+}
+
+func addOutcomes(to map[string]uint64, s *shard.Stats) {
+	for _, o := range protocol.Outcomes() {
+		if n := s.Outcomes[o]; n > 0 {
+			to[o.String()] += n
+		}
+	}
+}
+
+// Ready implements api.Backend.
+func (b *backend) Ready(context.Context) error {
+	var errs []error
+	if stats := b.m.source.consumer.Stats(); !stats.Reachable {
+		errs = append(errs, fmt.Errorf("Kafka is not reachable: %s", stats.LastError))
+	}
+	if len(b.m.tree.Router().Shards()) == 0 {
+		errs = append(errs, errors.New("no partition is assigned yet"))
+	}
+	return errors.Join(errs...)
+}
+
+// Metrics implements api.Backend.
+func (b *backend) Metrics() http.Handler { return b.m.metrics.handler }
