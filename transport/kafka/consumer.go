@@ -222,7 +222,7 @@ func (c *Consumer) deliver() {
 		rest := batch[:0]
 		for _, m := range batch {
 			if m.TopicPartition.Partition == p {
-				records = append(records, record(m))
+				records = append(records, newRecord(m))
 			} else {
 				rest = append(rest, m)
 			}
@@ -251,7 +251,7 @@ func (c *Consumer) handOver(p int32, records []Record) {
 	c.h.Records(p, records)
 }
 
-func record(m *ck.Message) Record {
+func newRecord(m *ck.Message) Record {
 	r := Record{
 		Partition:   m.TopicPartition.Partition,
 		LeaderEpoch: -1,

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/roost-server/roost/protocol/record"
 )
 
 func TestProduceConsumeCommitRestart(t *testing.T) {
@@ -27,7 +29,7 @@ func TestProduceConsumeCommitRestart(t *testing.T) {
 				require.Equal(t, int64(i), r.Offset)
 				require.Positive(t, r.TimestampMs)
 				require.Equal(t, r.Key, r.Value)
-				require.Equal(t, p, Partition(r.Key, 4))
+				require.Equal(t, p, record.Partition(r.Key, 4))
 			}
 			half := len(rs) / 2
 			c.Commit(p, rs[half].Offset)

@@ -15,8 +15,8 @@ import (
 // Header is a header of a record: a Key and a Value, which may be nil.
 type Header = ck.Header
 
-// PartitionByKey in Message.Partition leaves the choice to murmur2 of the key;
-// see [Partition].
+// PartitionByKey in Message.Partition leaves the choice to murmur2 of the key, as
+// Kafka's Java client does.
 const PartitionByKey int32 = -1
 
 // Message is one record to produce.

@@ -5,23 +5,11 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/roost-server/roost/protocol/record"
 )
 
-// Values of org.apache.kafka.common.utils.UtilsTest.testMurmur2.
-func TestMurmur2JavaVectors(t *testing.T) {
-	for key, want := range map[string]int32{
-		"21":                         -973932308,
-		"foobar":                     -790332482,
-		"a-little-bit-long-string":   -985981536,
-		"a-little-bit-longer-string": -1486304829,
-		"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8": -58897971,
-		"abc": 479470107,
-	} {
-		require.Equal(t, want, int32(murmur2([]byte(key))), key)
-	}
-}
-
-// The producer must put keys where Partition says, for shards and nodes are
+// The producer must put keys where record.Partition says, for shards and nodes are
 // found by it.
 func TestPartitionMatchesProducer(t *testing.T) {
 	onEachBroker(t, func(t *testing.T, cfg Config) {
@@ -40,7 +28,7 @@ func TestPartitionMatchesProducer(t *testing.T) {
 		used := map[int32]bool{}
 		for _, x := range d.snapshot() {
 			require.NoError(t, x.Err)
-			require.Equal(t, Partition([]byte(x.Opaque.(string)), partitions), x.Partition, "key %q", x.Opaque)
+			require.Equal(t, record.Partition(x.Opaque.(string), partitions), x.Partition, "key %q", x.Opaque)
 			used[x.Partition] = true
 		}
 		require.Len(t, used, partitions)
