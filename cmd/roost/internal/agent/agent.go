@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"sort"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -93,6 +94,8 @@ func handler(k probe.Kind) roost.Handler {
 		out, err := k.Run(ctx, job.Bind)
 		var refused *probe.Refused
 		switch {
+		case err != nil && ended(ctx, err):
+			return roost.Result{}, err // the SDK knows why, and what to report
 		case errors.As(err, &refused):
 			return roost.Result{}, roost.Refused("%s", refused.Reason)
 		case err != nil:
@@ -102,6 +105,18 @@ func handler(k probe.Kind) roost.Handler {
 		}
 		return roost.Fail(out.Reason, out.Output), nil
 	}
+}
+
+// endSlack is how far a probe's own clock may run ahead of the context's timer.
+const endSlack = 50 * time.Millisecond
+
+// ended reports whether the job's context is why a probe returned err. A probe may see
+// the deadline pass a moment before the context does, so that moment is waited out.
+func ended(ctx context.Context, err error) bool {
+	if deadline, ok := ctx.Deadline(); ok && errors.Is(err, context.DeadlineExceeded) && time.Until(deadline) < endSlack {
+		<-ctx.Done()
+	}
+	return ctx.Err() != nil
 }
 
 func logEvents(log *zap.Logger) func(roost.Event) {

@@ -231,7 +231,7 @@ func udpCommand(g *Globals, o *runOptions) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "udp HOST:PORT [FLAGS]",
 		Short:   "Send a datagram, and check what comes back",
-		Example: `  roost run udp ntp.example.com:123 --send-hex 1b000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000 --expect-reply`,
+		Example: `  roost run udp ntp.example.com:123 --send-hex 1b0000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000 --expect-reply`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&send, "send", "", "the datagram as text")

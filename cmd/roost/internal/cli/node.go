@@ -71,8 +71,8 @@ refused unless --allow-private is given.`,
 func introduce(g *Globals, cfg *agent.Config, a *agent.Agent) {
 	fmt.Fprintf(g.Out, "node %s offers %s\n", cfg.NodeID, strings.Join(a.Kinds(), ", "))
 	var missing []string
-	for kind, why := range a.Missing() {
-		missing = append(missing, fmt.Sprintf("not offered: %s: %s", kind, why))
+	for _, why := range a.Missing() { // starts with the kind
+		missing = append(missing, "not offered: "+why)
 	}
 	sort.Strings(missing)
 	for _, line := range missing {

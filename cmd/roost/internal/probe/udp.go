@@ -103,7 +103,11 @@ func (p *udpProbe) talk(ctx context.Context, c net.Conn, a *UDPArgs, out *UDPOut
 		return &Refused{Reason: err.Error()}
 	}
 	if !a.wantsReply() {
-		if err := c.SetReadDeadline(time.Now().Add(udpErrorWait)); err != nil {
+		wait := udpErrorWait
+		if deadline, ok := ctx.Deadline(); ok {
+			wait = min(wait, time.Until(deadline)/2) // a short timeout is no failure here
+		}
+		if err := c.SetReadDeadline(time.Now().Add(wait)); err != nil {
 			return err
 		}
 	}
