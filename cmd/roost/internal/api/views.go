@@ -81,8 +81,6 @@ type NodeView struct {
 	Incarnation uint64   `json:"incarnation" doc:"Numbers the sessions of this node; the newest wins"`
 	RemoteAddr  string   `json:"remote_addr,omitempty" doc:"Where it connects from"`
 	ConnectedMs int64    `json:"connected_ms" doc:"Unix time of the session's start in milliseconds"`
-	Running     int      `json:"running" minimum:"0" doc:"Jobs that it runs now"`
-	Credit      int      `json:"credit" minimum:"0" doc:"Jobs that it asks for at once"`
 }
 
 // NodePage is a part of the list of nodes.

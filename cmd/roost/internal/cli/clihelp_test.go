@@ -78,9 +78,9 @@ type testMember struct {
 func testNodes() []api.NodeView {
 	kinds := []string{"dns", "http"}
 	return []api.NodeView{
-		{ID: "sydney-1", Country: "AU", City: "Sydney", ASN: 1221, Platform: "linux/arm64", Tags: []string{"home", "fibre"}, Kinds: kinds, Member: "m1", Incarnation: 3, Running: 1, Credit: 8, Agent: "roost-node/1.2.3", RemoteAddr: "192.0.2.7:50123", ConnectedMs: 1_700_000_000_000},
-		{ID: "perth-1", Country: "AU", City: "Perth", ASN: 4_200_000_000, Platform: "linux/amd64", Kinds: kinds, Member: "m1", Credit: 8},
-		{ID: "berlin-1", Country: "DE", City: "Berlin", ASN: 3320, Platform: "linux/amd64", Tags: []string{"home"}, Kinds: []string{"http"}, Member: "m2", Credit: 8},
+		{ID: "sydney-1", Country: "AU", City: "Sydney", ASN: 1221, Platform: "linux/arm64", Tags: []string{"home", "fibre"}, Kinds: kinds, Member: "m1", Incarnation: 3, Agent: "roost-node/1.2.3", RemoteAddr: "192.0.2.7:50123", ConnectedMs: 1_700_000_000_000},
+		{ID: "perth-1", Country: "AU", City: "Perth", ASN: 4_200_000_000, Platform: "linux/amd64", Kinds: kinds, Member: "m1"},
+		{ID: "berlin-1", Country: "DE", City: "Berlin", ASN: 3320, Platform: "linux/amd64", Tags: []string{"home"}, Kinds: []string{"http"}, Member: "m2"},
 	}
 }
 

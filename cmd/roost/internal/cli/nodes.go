@@ -92,7 +92,7 @@ func listNodes(ctx context.Context, g *Globals, c *client.Client, f api.NodeFilt
 				printJSON(g.Out, page.Nodes[i])
 				continue
 			case shown == 0 && i == 0:
-				t.row("ID", "COUNTRY", "CITY", "ASN", "PLATFORM", "TAGS", "KINDS", "RUNNING", "CONNECTED", "MEMBER")
+				t.row("ID", "COUNTRY", "CITY", "ASN", "PLATFORM", "TAGS", "KINDS", "CONNECTED", "MEMBER")
 			}
 			nodeRow(t, &page.Nodes[i])
 		}
@@ -124,15 +124,7 @@ func nodesFooter(g *Globals, shown, total int, filtered, asJSON bool) {
 func nodeRow(t *table, n *api.NodeView) {
 	t.row(clean(n.ID), orDash(n.Country), orDash(n.City), formatASN(n.ASN), orDash(n.Platform),
 		orDash(strings.Join(n.Tags, ",")), orDash(strings.Join(n.Kinds, ",")),
-		load(n), since(n.ConnectedMs), orDash(n.Member))
-}
-
-// load is how many jobs a node runs, of those that it would; members of other versions may not tell.
-func load(n *api.NodeView) string {
-	if n.Running == 0 && n.Credit == 0 {
-		return "-"
-	}
-	return fmt.Sprintf("%d/%d", n.Running, n.Credit)
+		since(n.ConnectedMs), orDash(n.Member))
 }
 
 func formatASN(asn uint32) string {
@@ -174,6 +166,5 @@ func showNode(ctx context.Context, g *Globals, c *client.Client, id string, asJS
 	t.row("member", orDash(n.Member))
 	t.row("session", strconv.FormatUint(n.Incarnation, 10))
 	t.row("connected", fmt.Sprintf("%s (%s ago)", formatTime(n.ConnectedMs), since(n.ConnectedMs)))
-	t.row("running", load(&n))
 	return t.flush()
 }
