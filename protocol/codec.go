@@ -140,7 +140,7 @@ func (e *Encoder) payload(field string, b []byte) {
 		return
 	}
 	if err := CheckPayload(b); err != nil {
-		e.fail("%s: %s", field, err.(*Error).Message)
+		e.fail("%s: %s", field, messageOf(err))
 		return
 	}
 	e.buf = append(e.buf, b...)
@@ -221,7 +221,7 @@ func (d *Decoder) Decode(body []byte, m Message) error {
 	m.decode(d)
 	d.b = nil
 	if d.err != nil {
-		return Errorf(ReasonMalformed, "%v: %s", m.Type(), d.err.(*Error).Message)
+		return Errorf(ReasonMalformed, "%v: %s", m.Type(), messageOf(d.err))
 	}
 	return nil
 }

@@ -99,6 +99,15 @@ func Errorf(r Reason, format string, args ...any) *Error {
 	return &Error{Reason: r, Message: fmt.Sprintf(format, args...)}
 }
 
+// messageOf returns the words of err without the reason in front.
+func messageOf(err error) string {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Message
+	}
+	return err.Error()
+}
+
 // ReasonOf returns the reason that err carries, or [ReasonInternal] when it carries none.
 func ReasonOf(err error) Reason {
 	var e *Error

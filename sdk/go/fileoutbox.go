@@ -190,7 +190,7 @@ func (o *FileOutbox) usable() error {
 		return nil
 	}
 	if err := o.rewrite(); err != nil {
-		return fmt.Errorf("outbox: rewrite after %q: %w", o.bad, err)
+		return fmt.Errorf("outbox: rewrite after %w: %w", o.bad, err)
 	}
 	return nil
 }

@@ -45,7 +45,7 @@ func (o *FileOutbox) open() error {
 	dec := protocol.NewDecoder()
 	for {
 		n, err := o.load(r, dec)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {

@@ -236,7 +236,7 @@ func (p *Producer) handle(ev ck.Event, batch []Delivery) []Delivery {
 // client.
 func (p *Producer) deliveryError(err error) error {
 	if f := p.fatal.Load(); f != nil {
-		return &Error{Class: ClassFatal, Op: "produce", Err: fmt.Errorf("%w, after: %v", err, f.Err)}
+		return &Error{Class: ClassFatal, Op: "produce", Err: fmt.Errorf("%w, after: %w", err, f.Err)}
 	}
 	err = wrap("produce", err)
 	if Classify(err) == ClassFatal {

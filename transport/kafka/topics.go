@@ -227,7 +227,7 @@ func (a *admin) listen(logs <-chan ck.LogEvent) {
 			continue
 		}
 		select {
-		case <-a.causes:
+		case <-a.causes: //nolint:errcheck // only the newest cause is of interest
 		default:
 		}
 		a.causes <- e

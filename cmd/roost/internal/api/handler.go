@@ -31,7 +31,8 @@ func (s *Server) recoverPanics(next http.Handler) http.Handler {
 			if v == nil {
 				return
 			}
-			if v == http.ErrAbortHandler || r.Context().Err() != nil {
+			if v == http.ErrAbortHandler || //nolint:errorlint // what was panicked with, never wrapped
+				r.Context().Err() != nil {
 				panic(http.ErrAbortHandler) // the client is gone
 			}
 			s.log.Error("panic in a request", zap.String("method", r.Method), zap.String("path", r.URL.Path),

@@ -182,7 +182,7 @@ func TestNetArgsValidate(t *testing.T) {
 }
 
 func TestArgumentsThatDoNotBind(t *testing.T) {
-	require.Contains(t, refused(t, private, "tcp", map[string]any{"address": "a:1", "adress": 1}), "tcp: arguments: ")
+	require.Contains(t, refused(t, private, "tcp", map[string]any{"address": "a:1", "addr": 1}), "tcp: arguments: ")
 	require.Contains(t, refused(t, private, "tcp", map[string]any{"address": 7}), "tcp: arguments: ")
 	require.Contains(t, refused(t, private, "http", map[string]any{"url": "http://a", "status": "2xx"}), "neither a code nor a range")
 	// JSON and msgpack have the same names.
