@@ -168,7 +168,9 @@ func (d *Door) Frame(c Conn, t protocol.Type, body []byte) error {
 	if t != protocol.TypeHello {
 		return protocol.Errorf(protocol.ReasonUnexpected, "%v before HELLO", t)
 	}
-	d.hello.conn, d.hello.err = c, nil
+	// What stands when the gate panics.
+	d.hello.conn, d.hello.err = c, protocol.Errorf(protocol.ReasonInternal, "the gate failed; it is safe to come back")
+	defer func() { d.hello.conn = nil }()
 	if err := d.loop.Decoder().Decode(body, &d.hello.msg); err != nil {
 		d.cfg.Stats.Refused.Add(1)
 		return err
@@ -228,10 +230,14 @@ func (g *Gate) open(ctx actor.Context, conn Conn, h *protocol.Hello) error {
 	g.next = nil
 	g.sessions[h.NodeID] = s
 	conn.SetContext(s)
-	conn.Establish(time.Duration(silence * float64(g.cfg.Heartbeat)))
 	g.count.Add(1)
 	g.cfg.Stats.Sessions.Add(1)
 	g.cfg.Stats.Opened.Add(1)
+	if !conn.Establish(time.Duration(silence * float64(g.cfg.Heartbeat))) {
+		conn.SetContext(nil) // it ended meanwhile, and nobody else will say so
+		g.end(s)
+		return nil
+	}
 	if err := conn.Append(&protocol.Welcome{
 		Version: protocol.Version, Incarnation: inc, Member: g.cfg.Member,
 		HeartbeatMs:   uint32(g.cfg.Heartbeat.Milliseconds()),
@@ -316,7 +322,7 @@ func (g *Gate) take(b *actors.ToGate) {
 	}
 	for i := range b.Deliveries {
 		d := &b.Deliveries[i]
-		if s := g.sessions[d.Node]; s != nil {
+		if s := g.sessions[d.Node]; s != nil && !s.Stopped() {
 			g.deliver.Delivery = d
 			s.PostUserMessage(&g.deliver)
 			continue
@@ -409,14 +415,17 @@ func (g *Gate) batch(shard uint32) *actors.FromGate {
 	return b
 }
 
+// flush sends what is collected. Whatever panics on the way, the rest can be flushed
+// again: a gate that restarts does.
 func (g *Gate) flush() {
-	for _, shard := range g.dirty {
+	g.flushing = false
+	for i := len(g.dirty) - 1; i >= 0; i-- {
+		shard := g.dirty[i]
+		g.dirty = g.dirty[:i]
 		b := g.up[shard]
 		g.up[shard] = nil
 		if !g.cfg.Shards.Send(shard, b) {
 			g.cfg.Stats.Misrouted.Add(1)
 		}
 	}
-	g.dirty = g.dirty[:0]
-	g.flushing = false
 }

@@ -1,74 +1,125 @@
 package gate
 
 import (
-	"strconv"
+	"hash/maphash"
+	"slices"
+	"unique"
 
 	"github.com/roost-server/roost/actors"
 	"github.com/roost-server/roost/protocol"
 )
 
-// profiles keeps one copy of each profile for as long as a session has it: a fleet
-// has far fewer of them than nodes. It belongs to one event loop.
+// profiles keeps one copy of each profile for as long as a session has it, and one of
+// each text and list within them: a fleet has far fewer of them than nodes. It
+// belongs to one event loop.
 type profiles struct {
-	byKey map[string]*sharedProfile
-	keys  map[*actors.Profile]string
-	key   []byte
+	seed   maphash.Seed
+	byHash map[uint64]*sharedProfile
+	lists  map[string][]string
+	key    []byte
 }
 
+// sharedProfile is one profile and how many sessions have it; next is another one
+// with the same hash.
 type sharedProfile struct {
-	profile *actors.Profile
+	profile actors.Profile
 	users   int
+	next    *sharedProfile
 }
+
+// maxLists bounds the lists that are remembered; beyond it they are forgotten and
+// learned anew.
+const maxLists = 4096
 
 func newProfiles() *profiles {
-	return &profiles{byKey: map[string]*sharedProfile{}, keys: map[*actors.Profile]string{}}
+	return &profiles{seed: maphash.MakeSeed(), byHash: map[uint64]*sharedProfile{}, lists: map[string][]string{}}
 }
 
 // take returns the shared profile that equals the one described.
 func (p *profiles) take(a *protocol.Attributes, agent string) *actors.Profile {
-	p.key = appendKey(p.key[:0], a, agent)
-	if s := p.byKey[string(p.key)]; s != nil {
-		s.users++
-		return s.profile
+	want := actors.Profile{Attributes: *a, Agent: agent}
+	h := p.hash(&want)
+	for s := p.byHash[h]; s != nil; s = s.next {
+		if equal(&s.profile, &want) {
+			s.users++
+			return &s.profile
+		}
 	}
-	s := &sharedProfile{profile: &actors.Profile{Attributes: *a, Agent: agent}, users: 1}
-	key := string(p.key)
-	p.byKey[key] = s
-	p.keys[s.profile] = key
-	return s.profile
+	s := &sharedProfile{users: 1, next: p.byHash[h], profile: actors.Profile{
+		Agent: intern(agent),
+		Attributes: protocol.Attributes{
+			Country: intern(a.Country), City: intern(a.City), ASN: a.ASN, Platform: intern(a.Platform),
+			Tags: p.list(a.Tags), Kinds: p.list(a.Kinds),
+		},
+	}}
+	p.byHash[h] = s
+	return &s.profile
 }
 
 // drop gives back what take returned.
 func (p *profiles) drop(profile *actors.Profile) {
-	key, ok := p.keys[profile]
-	if !ok {
+	h := p.hash(profile)
+	var before *sharedProfile
+	for s := p.byHash[h]; s != nil; before, s = s, s.next {
+		if &s.profile != profile {
+			continue
+		}
+		if s.users--; s.users > 0 {
+			return
+		}
+		switch {
+		case before != nil:
+			before.next = s.next
+		case s.next != nil:
+			p.byHash[h] = s.next
+		default:
+			delete(p.byHash, h)
+		}
 		return
-	}
-	s := p.byKey[key]
-	if s.users--; s.users == 0 {
-		delete(p.byKey, key)
-		delete(p.keys, profile)
 	}
 }
 
-func appendKey(b []byte, a *protocol.Attributes, agent string) []byte {
-	add := func(s string) {
-		b = strconv.AppendInt(b, int64(len(s)), 10)
-		b = append(b, ':')
-		b = append(b, s...)
-	}
-	add(a.Country)
-	add(a.City)
-	b = strconv.AppendUint(b, uint64(a.ASN), 10)
-	b = append(b, ' ')
-	add(a.Platform)
-	add(agent)
-	for _, t := range a.Tags {
-		add(t)
-	}
-	b = append(b, '|')
-	for _, k := range a.Kinds {
-		add(k)
+func (p *profiles) hash(x *actors.Profile) uint64 {
+	b := append(p.key[:0], x.Country...)
+	b = append(append(b, 0), x.City...)
+	b = append(b, 0, byte(x.ASN), byte(x.ASN>>8), byte(x.ASN>>16), byte(x.ASN>>24))
+	b = append(b, x.Platform...)
+	b = append(append(b, 0), x.Agent...)
+	b = appendList(b, x.Tags)
+	p.key = appendList(append(b, 0), x.Kinds)
+	return maphash.Bytes(p.seed, p.key)
+}
+
+func appendList(b []byte, list []string) []byte {
+	for _, s := range list {
+		b = append(append(b, 0), s...)
 	}
 	return b
+}
+
+func equal(x, y *actors.Profile) bool {
+	return x.Country == y.Country && x.City == y.City && x.ASN == y.ASN && x.Platform == y.Platform &&
+		x.Agent == y.Agent && slices.Equal(x.Tags, y.Tags) && slices.Equal(x.Kinds, y.Kinds)
+}
+
+func intern(s string) string { return unique.Make(s).Value() }
+
+// list returns one copy of equal lists.
+func (p *profiles) list(l []string) []string {
+	if len(l) == 0 {
+		return nil
+	}
+	p.key = appendList(p.key[:0], l)
+	if known, ok := p.lists[string(p.key)]; ok && slices.Equal(known, l) {
+		return known
+	}
+	if len(p.lists) >= maxLists {
+		clear(p.lists)
+	}
+	own := make([]string, len(l))
+	for i := range l {
+		own[i] = intern(l[i])
+	}
+	p.lists[string(p.key)] = own
+	return own
 }

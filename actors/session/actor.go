@@ -82,8 +82,8 @@ func (s *Session) Incarnation() uint64 { return s.core.incarnation }
 // PID returns the actor's id, nil before it was spawned.
 func (s *Session) PID() *actor.PID { return s.pid }
 
-// Stopped reports whether the actor has stopped or is about to.
-func (s *Session) Stopped() bool { return s.stopped }
+// Stopped reports whether the actor has stopped or, having failed, is about to be.
+func (s *Session) Stopped() bool { return s.stopped || s.failed }
 
 // Conn returns the session's connection.
 func (s *Session) Conn() Conn { return s.conn }

@@ -110,6 +110,9 @@ type send struct {
 // retryFullMs is the pause before a full recorder is tried again.
 const retryFullMs = 20
 
+// longestWaitMs is how long the timer sleeps at most: the wall clock may be set.
+const longestWaitMs = 60_000
+
 type tick struct{}
 
 // New makes the actor; restarted says that an earlier incarnation failed, so that
@@ -258,6 +261,7 @@ func (a *Actor) drainBacklog() {
 	for n < len(a.backlog) && a.try(&a.backlog[n]) {
 		n++
 	}
+	clear(a.backlog[:n])
 	a.backlog = a.backlog[n:]
 	if len(a.backlog) == 0 {
 		a.backlog = nil
@@ -280,6 +284,9 @@ func (a *Actor) recorded(now int64, m *Recorded) {
 // refused handles a result that Kafka does not take as it is, such as one over the
 // topic's own size limit: the outcome is recorded without its output, once.
 func (a *Actor) refused(it *RecordedItem) {
+	if it.Token.owner != a.core {
+		return // of the life before a restart; its record was read again
+	}
 	res, err := record.ParseResult("", it.Token.Value)
 	if it.Token.Value == nil || err != nil || len(res.Output) == 0 {
 		a.deps.Fatal(it.Err)
@@ -323,7 +330,7 @@ func (a *Actor) arm(now int64) {
 		return
 	}
 	a.armedMs = due
-	wait := time.Duration(max(due-now, 1)) * time.Millisecond
+	wait := time.Duration(min(max(due-now, 1), longestWaitMs)) * time.Millisecond
 	if a.timer == nil {
 		a.timer = time.AfterFunc(wait, func() { a.system.Root.Send(a.self, &tick{}) })
 	} else {

@@ -21,15 +21,30 @@ type choice struct {
 
 // choose starts the first round of a job's search.
 func (c *Core) choose(j *job) {
-	j.choice = &choice{untilMs: min(c.nowMs+c.cfg.ChooseMs, j.deadlineMs)}
-	for i := range j.assignments {
-		j.choice.remaining = append(j.choice.remaining, &j.assignments[i])
-	}
 	if j.deadlineMs <= c.nowMs {
-		c.jobDue(j)
+		c.expireChoice(j, j.unchosen())
 		return
 	}
+	j.choice = &choice{untilMs: min(c.nowMs+c.cfg.ChooseMs, j.deadlineMs), remaining: j.unchosen()}
 	c.ask(j)
+}
+
+// expireChoice ends assignments that have no node when the deadline passes.
+func (c *Core) expireChoice(j *job, unchosen []*assignment) {
+	j.choice = nil
+	c.timers.stop(&j.timer)
+	for _, a := range unchosen {
+		c.expire(a)
+	}
+}
+
+// unchosen returns the assignments of a selector's job.
+func (j *job) unchosen() []*assignment {
+	all := make([]*assignment, len(j.assignments))
+	for i := range j.assignments {
+		all[i] = &j.assignments[i]
+	}
+	return all
 }
 
 func (c *Core) ask(j *job) {
@@ -73,6 +88,10 @@ func (c *Core) Candidates(nowMs int64, m *Candidates, eff *Effects) {
 func (c *Core) conclude(j *job) {
 	ch := j.choice
 	ch.asking = false
+	if j.deadlineMs <= c.nowMs && len(ch.found) > 0 {
+		c.expireChoice(j, ch.remaining) // it is not that there are none
+		return
+	}
 	fresh := ch.found[:0]
 	for _, loc := range ch.found {
 		if j.find(loc.Node) == nil {
@@ -80,13 +99,17 @@ func (c *Core) conclude(j *job) {
 		}
 	}
 	for _, loc := range spread(fresh, len(ch.remaining)) {
+		if j.find(loc.Node) != nil {
+			continue // named twice
+		}
 		a := ch.remaining[0]
 		ch.remaining = ch.remaining[1:]
 		j.setNode(a, loc.Node)
-		c.deliver(a, &loc)
 		if er := c.early.take(j.rec.ID, loc.Node); er != nil {
 			c.result(er.gate, &er.result)
+			continue
 		}
+		c.deliver(a, &loc)
 	}
 	ch.found = nil
 	if len(ch.remaining) == 0 {

@@ -24,6 +24,9 @@ type Config struct {
 	// SelectMs is how long the other shards may take to name candidates; ChooseMs how
 	// long a selector that finds too few nodes keeps looking, once every RetryMs.
 	SelectMs, ChooseMs int64
+	// LocateMs is how long the shard waits for another to say where a node is before it
+	// asks again: questions and answers are lost when a shard restarts or moves.
+	LocateMs int64
 	// EarlyMs is how long a result whose job is not known is kept for a job record
 	// that may still come: after a restart nodes are faster than Kafka.
 	EarlyMs int64
@@ -34,7 +37,7 @@ type Config struct {
 // DefaultConfig returns the values that fit a network of nodes around the world.
 func DefaultConfig() Config {
 	return Config{
-		GraceMs: 2_000, RetryMs: 500, SelectMs: 250, ChooseMs: 5_000, EarlyMs: 30_000, MaxPending: 10_000,
+		GraceMs: 2_000, RetryMs: 500, SelectMs: 250, ChooseMs: 5_000, LocateMs: 10_000, EarlyMs: 30_000, MaxPending: 10_000,
 	}
 }
 
@@ -76,6 +79,9 @@ type Core struct {
 
 // NewCore returns an empty core. shards tells which shards exist at the moment.
 func NewCore(cfg Config, shards func() []uint32) *Core {
+	for _, pause := range []*int64{&cfg.RetryMs, &cfg.SelectMs, &cfg.LocateMs} {
+		*pause = max(1, *pause) // without a pause one tick would never end
+	}
 	return &Core{
 		cfg: cfg, shards: shards, jobs: map[string]*job{}, away: map[string][]*assignment{},
 		dir: newDirectory(), mark: NewWatermark(), recent: newRecent(), early: newEarly(),
@@ -114,11 +120,23 @@ func (c *Core) record(r *actors.Record) {
 	}
 	j := c.newJob(rec, r, seq)
 	c.jobs[rec.ID] = j
+	c.claim(j)
 	if rec.NotBeforeMs > c.nowMs {
 		c.timers.set(&j.timer, min(rec.NotBeforeMs, j.deadlineMs))
 		return
 	}
 	c.start(j)
+}
+
+// claim takes the results that were faster than Kafka.
+func (c *Core) claim(j *job) {
+	for i := range j.assignments {
+		if a := &j.assignments[i]; a.node != "" {
+			if er := c.early.take(j.rec.ID, a.node); er != nil {
+				c.result(er.gate, &er.result)
+			}
+		}
+	}
 }
 
 // start looks for the job's nodes.
@@ -128,12 +146,9 @@ func (c *Core) start(j *job) {
 		return
 	}
 	for i := range j.assignments {
-		a := &j.assignments[i]
-		if er := c.early.take(j.rec.ID, a.node); er != nil {
-			c.result(er.gate, &er.result) // the node was faster than Kafka
-			continue
+		if a := &j.assignments[i]; a.state == waiting { // else it was under way before a restart
+			c.place(a)
 		}
-		c.place(a)
 	}
 }
 
@@ -160,7 +175,14 @@ func (c *Core) place(a *assignment) {
 		return
 	}
 	c.wait(a)
+	c.timers.set(&a.timer, min(c.nowMs+c.cfg.LocateMs, a.job.deadlineMs))
 	c.eff.Asks = append(c.eff.Asks, Ask{Shard: home, Message: &Locate{From: c.cfg.Partition, Node: a.node}})
+}
+
+// run gives the attempt its time from now on.
+func (c *Core) run(a *assignment) {
+	a.overMs = c.nowMs + a.job.rec.Timeout.Milliseconds() + c.cfg.GraceMs
+	c.timers.set(&a.timer, a.overMs)
 }
 
 // wait parks an assignment until its node registers or the deadline passes.
@@ -204,8 +226,7 @@ func (c *Core) deliver(a *assignment, loc *Location) {
 	}
 	a.attempt++
 	a.state, a.gate, a.incarnation = sent, loc.Gate, loc.Incarnation
-	a.cause = protocol.OutcomeTimeout
-	c.timers.set(&a.timer, c.nowMs+a.job.rec.Timeout.Milliseconds()+c.cfg.GraceMs)
+	c.run(a)
 	c.stats.Deliveries++
 	c.eff.Deliveries = append(c.eff.Deliveries, GateDelivery{Gate: loc.Gate, Delivery: actors.Delivery{
 		Node: a.node, JobID: a.job.rec.ID, Kind: a.job.rec.Kind, Args: a.job.rec.Args, Shard: c.cfg.Partition,
@@ -239,12 +260,14 @@ func (c *Core) expire(a *assignment) {
 	switch {
 	case a.node == "":
 		c.end(a, protocol.OutcomeExpired, "the deadline passed before a node was chosen", nil)
+	case a.attempt > 1 || a.attempt > 0 && a.state != queued:
+		c.end(a, a.cause, "the deadline passed before it could be tried again on node "+a.node, nil)
 	case a.state == queued:
 		c.end(a, protocol.OutcomeExpired, "the deadline passed while the job waited for node "+a.node+" to finish others", nil)
-	case a.attempt > 0:
-		c.end(a, a.cause, "the deadline passed before it could be tried again on node "+a.node, nil)
-	default:
+	case a.parked:
 		c.end(a, protocol.OutcomeExpired, "the deadline passed while node "+a.node+" was not connected", nil)
+	default:
+		c.end(a, protocol.OutcomeExpired, "the deadline passed before it could be delivered to node "+a.node, nil)
 	}
 }
 
@@ -301,6 +324,7 @@ func (c *Core) Tick(nowMs int64, eff *Effects) {
 		}
 	}
 	c.expireEarly()
+	c.dir.forget(nowMs)
 }
 
 func (c *Core) assignmentDue(a *assignment) {

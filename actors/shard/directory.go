@@ -26,11 +26,21 @@ type place struct {
 // shards wait to hear of one that is not connected.
 type directory struct {
 	nodes   map[string]place
-	waiting map[string][]uint32
+	waiting map[string]awaiting
+	sweepMs int64 // when waiting is looked through for what is over
 }
 
+// awaiting is who waits for a node, and until when.
+type awaiting struct {
+	shards  []uint32
+	untilMs int64
+}
+
+// sweepEveryMs is the pause between two looks for shards that wait no more.
+const sweepEveryMs = 10_000
+
 func newDirectory() directory {
-	return directory{nodes: map[string]place{}, waiting: map[string][]uint32{}}
+	return directory{nodes: map[string]place{}, waiting: map[string]awaiting{}}
 }
 
 // register notes a session. It returns the older session that it replaces, if any,
@@ -59,20 +69,37 @@ func (d *directory) find(node string) (Location, bool) {
 	return Location{Node: node, Gate: p.gate, Incarnation: p.incarnation, Profile: p.profile}, ok
 }
 
-// await notes that a shard wants to hear when the node registers.
-func (d *directory) await(node string, shard uint32) {
-	if !slices.Contains(d.waiting[node], shard) {
-		d.waiting[node] = append(d.waiting[node], shard)
+// await notes that a shard wants to hear when the node registers, until a time: by
+// then it has asked again, or waits no more.
+func (d *directory) await(node string, shard uint32, untilMs int64) {
+	w := d.waiting[node]
+	if !slices.Contains(w.shards, shard) {
+		w.shards = append(w.shards, shard)
 	}
+	w.untilMs = max(w.untilMs, untilMs)
+	d.waiting[node] = w
 }
 
 // awaited returns, once, the shards that wait for the node.
 func (d *directory) awaited(node string) []uint32 {
-	w := d.waiting[node]
-	if w != nil {
+	w, ok := d.waiting[node]
+	if ok {
 		delete(d.waiting, node)
 	}
-	return w
+	return w.shards
+}
+
+// forget drops who waits no more, now and then.
+func (d *directory) forget(nowMs int64) {
+	if nowMs < d.sweepMs || len(d.waiting) == 0 {
+		return
+	}
+	d.sweepMs = nowMs + sweepEveryMs
+	for node, w := range d.waiting {
+		if w.untilMs <= nowMs {
+			delete(d.waiting, node)
+		}
+	}
 }
 
 // match returns up to count nodes that fit the selector and offer the kind, spread

@@ -1,6 +1,10 @@
 package shard
 
-import "github.com/roost-server/roost/actors"
+import (
+	"slices"
+
+	"github.com/roost-server/roost/actors"
+)
 
 // Bounds of the results that are kept for a job record that may still come. What is
 // over them is dropped without acknowledgement: the node keeps it and sends it again.
@@ -43,6 +47,9 @@ func (e *early) add(gate uint32, r *actors.Result, dueMs int64) {
 	own.Output = append([]byte(nil), r.Output...)
 	er := &earlyResult{key: key, gate: gate, dueMs: dueMs, result: own}
 	e.byKey[key] = er
+	if len(e.fifo) >= 2*earlyResults { // mostly of what was taken, behind one that waits
+		e.fifo = slices.DeleteFunc(e.fifo, func(x *earlyResult) bool { return e.byKey[x.key] != x })
+	}
 	e.fifo = append(e.fifo, er)
 	e.bytes += size
 }

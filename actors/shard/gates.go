@@ -104,10 +104,12 @@ func (c *Core) arrived(loc *Location) {
 	list := c.away[loc.Node]
 	delete(c.away, loc.Node)
 	for _, a := range list {
+		if a.job.deadlineMs <= c.nowMs {
+			c.expire(a)
+			continue
+		}
 		a.parked = false
 		switch {
-		case a.job.deadlineMs <= c.nowMs:
-			c.expire(a)
 		case a.attempt >= a.job.rec.Attempts:
 			c.end(a, a.cause, "all attempts are used up", nil)
 		default:
@@ -119,11 +121,12 @@ func (c *Core) arrived(loc *Location) {
 // Locate answers another shard's question, now or when the node registers.
 func (c *Core) Locate(nowMs int64, q *Locate, eff *Effects) {
 	c.begin(nowMs, eff)
+	c.dir.forget(nowMs)
 	if loc, ok := c.dir.find(q.Node); ok {
 		c.eff.Asks = append(c.eff.Asks, Ask{Shard: q.From, Message: &Located{Location: loc}})
 		return
 	}
-	c.dir.await(q.Node, q.From)
+	c.dir.await(q.Node, q.From, nowMs+3*c.cfg.LocateMs)
 }
 
 // Located takes the answer to Locate.
@@ -139,7 +142,7 @@ func (c *Core) notice(gate uint32, n *actors.Notice) {
 		return
 	}
 	a := j.find(n.Node)
-	if a == nil || a.state >= ending || n.Attempt > a.attempt {
+	if a == nil || a.state >= ending {
 		return
 	}
 	switch n.Kind {
@@ -147,7 +150,8 @@ func (c *Core) notice(gate uint32, n *actors.Notice) {
 		c.reattach(gate, a, n)
 	case actors.Accepted: // the attempt is under way; its timer stands
 	default:
-		if n.Attempt == a.attempt {
+		old := n.Incarnation != 0 && n.Incarnation < a.incarnation // of a session before the one that has it
+		if n.Attempt == a.attempt && !old {
 			c.undone(a, n)
 		}
 	}
@@ -164,7 +168,7 @@ func (c *Core) undone(a *assignment, n *actors.Notice) {
 	case actors.Sent:
 		if a.state == queued {
 			a.state = sent
-			c.timers.set(&a.timer, c.nowMs+a.job.rec.Timeout.Milliseconds()+c.cfg.GraceMs)
+			c.run(a)
 		}
 	case actors.Undelivered, actors.Busy:
 		if a.state == sent || a.state == queued {
@@ -173,7 +177,8 @@ func (c *Core) undone(a *assignment, n *actors.Notice) {
 			c.timers.set(&a.timer, min(c.nowMs+c.cfg.RetryMs, a.job.deadlineMs))
 		}
 	case actors.Lost:
-		if (a.state == sent || a.state == queued) && n.Incarnation == a.incarnation {
+		// A newer session than the shard knew of may have taken the delivery.
+		if a.state == sent || a.state == queued {
 			c.detach(a)
 		}
 	}
@@ -192,12 +197,33 @@ func (c *Core) detach(a *assignment) {
 	c.place(a)
 }
 
-// reattach continues an attempt that outlived its session.
+// maxResumes caps how often a node that says that it runs an assignment is given new
+// time for it, so that one that keeps going away cannot hold a job for ever.
+const maxResumes = 4
+
+// reattach continues an attempt that outlived its session. Its time runs on; when it
+// is over, which was no loss as the node was away, the run gets that much again.
 func (c *Core) reattach(gate uint32, a *assignment, n *actors.Notice) {
-	if a.state == sent && a.incarnation == n.Incarnation {
+	if (a.state == sent || a.state == queued) && n.Incarnation <= a.incarnation {
 		return // delivered again meanwhile; the node tells duplicates apart
 	}
+	again := c.nowMs >= a.overMs || n.Attempt < a.attempt
+	if again && a.resumes == maxResumes {
+		return
+	}
 	c.unpark(a)
+	// The node repeats the newest attempt that it was sent. A higher one than this
+	// shard's is from its life before a restart; a lower one means that what was sent
+	// since has not arrived.
+	a.attempt = min(max(n.Attempt, 1), a.job.rec.Attempts)
+	if a.attempt > 1 && a.cause == protocol.OutcomeExpired {
+		a.cause = protocol.OutcomeLost // how those before ended was forgotten in a restart
+	}
 	a.state, a.gate, a.incarnation = sent, gate, n.Incarnation
-	c.timers.set(&a.timer, c.nowMs+a.job.rec.Timeout.Milliseconds()+c.cfg.GraceMs)
+	if again {
+		a.resumes++
+		c.run(a)
+		return
+	}
+	c.timers.set(&a.timer, a.overMs)
 }

@@ -26,6 +26,7 @@ type assignment struct {
 	timer       timer
 	token       Token
 	incarnation uint64 // of the session that has it
+	overMs      int64  // when the time of the attempt that was sent is over
 	gate        uint32
 	index       uint32 // among the job's assignments
 	attempt     uint32
@@ -34,6 +35,7 @@ type assignment struct {
 	cause       protocol.Outcome // why the attempt before ended
 	parked      bool             // in Core.away
 	ack         bool             // the node waits for RESULT_ACK
+	resumes     uint8            // how often a node was given new time for a run
 }
 
 // job is one record until all of its outcomes are recorded.
@@ -59,6 +61,7 @@ func (c *Core) newJob(rec record.Job, r *actors.Record, seq uint64) *job {
 	if j.deadlineMs == 0 {
 		j.deadlineMs = r.TimestampMs + rec.TTL.Milliseconds()
 	}
+	j.deadlineMs = min(j.deadlineMs, c.nowMs+record.MaxTTL.Milliseconds())
 	j.timer = timer{index: -1, j: j}
 	n := rec.Target.Size()
 	if n == 1 {
@@ -112,6 +115,9 @@ func (j *job) summary(partition uint32) *Summary {
 	s := &Summary{
 		ID: j.rec.ID, Kind: j.rec.Kind, Tenant: j.rec.Tenant, State: StateWaiting, Targets: len(j.assignments),
 		SubmittedMs: j.timestampMs, Partition: int32(partition), Offset: j.offset,
+	}
+	if len(j.assignments) == 1 {
+		s.Results = s.one[:0]
 	}
 	for i := range j.assignments {
 		a := &j.assignments[i]

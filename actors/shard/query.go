@@ -148,6 +148,7 @@ func (c *Core) Job(id string) *Summary {
 // Jobs returns the newest jobs that match: pending ones, then finished ones.
 func (c *Core) Jobs(q *QueryJobs) []*Summary {
 	var out []*Summary
+	limit := max(0, q.Limit)
 	if q.State != StateDone {
 		for _, j := range c.jobs {
 			if q.Node != "" && j.find(q.Node) == nil || q.Tenant != "" && j.rec.Tenant != q.Tenant {
@@ -164,11 +165,11 @@ func (c *Core) Jobs(q *QueryJobs) []*Summary {
 			if (q.Tenant == "" || s.Tenant == q.Tenant) && (q.Node == "" || s.ranOn(q.Node)) {
 				out = append(out, s)
 			}
-			return len(out)-n < q.Limit
+			return len(out)-n < limit
 		})
 	}
 	slices.SortFunc(out, func(x, y *Summary) int { return int(y.Offset - x.Offset) })
-	return out[:min(len(out), q.Limit)]
+	return out[:min(len(out), limit)]
 }
 
 // Nodes returns the connected nodes that match.
@@ -185,7 +186,7 @@ func (c *Core) Nodes(q *QueryNodes) NodePage {
 		}
 	}
 	slices.SortFunc(page.Nodes, func(x, y Location) int { return strings.Compare(x.Node, y.Node) })
-	page.Nodes = page.Nodes[:min(len(page.Nodes), q.Limit)]
+	page.Nodes = page.Nodes[:min(len(page.Nodes), max(0, q.Limit))]
 	return page
 }
 

@@ -21,6 +21,8 @@ func newRecent() recent {
 }
 
 func (r *recent) add(s *Summary) {
+	s.own()
+	s.trim(recentBytes / 4)
 	for r.count > 0 && (r.count == recentJobs || r.bytes+s.size() > recentBytes) {
 		old := r.ring[r.head]
 		r.ring[r.head] = nil
@@ -51,10 +53,12 @@ type Summary struct {
 	ID, Kind, Tenant string
 	State            string // waiting, running or done
 	Targets          int
-	Results          [][]byte // record values of the outcomes so far, in their record's encoding
+	Results          [][]byte // record values of the outcomes so far; of a huge job that is done, only the first
 	SubmittedMs      int64
 	Partition        int32
 	Offset           int64
+
+	one [1][]byte // backs Results of the most usual job
 }
 
 // The states of a job.
@@ -64,8 +68,29 @@ const (
 	StateDone    = "done"
 )
 
+// own gives the summary strings of its own: those of a job lie in its record's value,
+// which would stay in memory with them.
+func (s *Summary) own() {
+	all := s.ID + s.Kind + s.Tenant
+	i, k := len(s.ID), len(s.ID)+len(s.Kind)
+	s.ID, s.Kind, s.Tenant = all[:i], all[i:k], all[k:]
+}
+
+// trim drops results that are over limit bytes together: they are in the results
+// topic, and one huge job shall not push out all others.
+func (s *Summary) trim(limit int) {
+	n := 0
+	for i, r := range s.Results {
+		if n += len(r); n > limit {
+			s.Results = append([][]byte(nil), s.Results[:i]...)
+			return
+		}
+	}
+}
+
+// size is about the memory that the summary takes.
 func (s *Summary) size() int {
-	n := 256 + len(s.ID)
+	n := 256 + len(s.ID) + len(s.Kind) + len(s.Tenant) + 24*len(s.Results)
 	for _, r := range s.Results {
 		n += len(r)
 	}

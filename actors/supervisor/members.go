@@ -26,8 +26,9 @@ func (m *member) Receive(ctx actor.Context) {
 }
 
 func (m *member) spawn(ctx actor.Context, name string) *actor.PID {
-	props := actor.PropsFromProducer(func() actor.Actor { return &group{waiting: map[string]chan<- error{}} },
-		actor.WithSupervisor(m.tree.strategy(m.tree.cfg.Policy, nil)))
+	s := m.tree.strategy(m.tree.cfg.Policy, nil)
+	props := actor.PropsFromProducer(func() actor.Actor { return &group{strategy: s, waiting: map[string]chan<- error{}} },
+		actor.WithSupervisor(s))
 	pid, err := ctx.SpawnNamed(props, name)
 	if err != nil {
 		panic(fmt.Errorf("spawn %s: %w", name, err))
@@ -53,7 +54,10 @@ func (s *spawn) reply(done chan<- error)  { s.done = done }
 func (r *remove) reply(done chan<- error) { r.done = done }
 
 // group supervises children of one sort.
-type group struct{ waiting map[string]chan<- error }
+type group struct {
+	strategy *strategy
+	waiting  map[string]chan<- error
+}
 
 // Receive implements actor.Actor.
 func (g *group) Receive(ctx actor.Context) {
@@ -66,8 +70,15 @@ func (g *group) Receive(ctx actor.Context) {
 		m.done <- err
 	case *remove:
 		g.waiting[m.pid.Id] = m.done
-		ctx.Poison(m.pid)
+		if g.strategy.remove(m.pid.Id) {
+			ctx.Stop(m.pid) // what is in its mailbox is of no use to a child that failed
+		} else {
+			ctx.Poison(m.pid)
+		}
+	case *actor.Stopping:
+		g.strategy.stop()
 	case *actor.Terminated:
+		g.strategy.removed(m.Who.Id)
 		if done := g.waiting[m.Who.Id]; done != nil {
 			delete(g.waiting, m.Who.Id)
 			done <- nil

@@ -62,14 +62,16 @@ type strategy struct {
 	escalate func(reason any) // nil: to the supervisor's own supervisor
 	now      func() time.Time
 
-	mu     sync.Mutex
-	recent map[string][]time.Time
+	mu       sync.Mutex
+	recent   map[string][]time.Time // by child; guarded by mu
+	waiting  map[string]*time.Timer // restarts to come; guarded by mu
+	removing map[string]bool        // children that are to end; guarded by mu
 }
 
 // HandleFailure implements actor.SupervisorStrategy.
 func (s *strategy) HandleFailure(_ *actor.ActorSystem, sup actor.Supervisor, child *actor.PID, _ *actor.RestartStatistics, reason, message any) {
 	f := Failure{Actor: s.name(child), Reason: fmt.Sprint(reason), TimeMs: s.now().UnixMilli()}
-	if s.policy.MaxRestarts == 0 {
+	if s.policy.MaxRestarts == 0 || s.ends(child.Id) {
 		f.Action = "stopped"
 		s.failures.add(f)
 		sup.StopChildren(child)
@@ -92,8 +94,54 @@ func (s *strategy) HandleFailure(_ *actor.ActorSystem, sup actor.Supervisor, chi
 		sup.RestartChildren(child)
 		return
 	}
-	// The child is suspended until then; sending it a message needs no lock.
-	time.AfterFunc(s.policy.delay(f.Restarts), func() { sup.RestartChildren(child) })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.waiting[child.Id] = time.AfterFunc(s.policy.delay(f.Restarts), func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.waiting[child.Id] != nil { // else it was removed, and another may have its name
+			delete(s.waiting, child.Id)
+			sup.RestartChildren(child)
+		}
+	})
+}
+
+// remove notes that a child is to end: it is not restarted any more. It reports
+// whether the child waits for a restart, and so takes no messages.
+func (s *strategy) remove(id string) (waits bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.removing[id] = true
+	if t := s.waiting[id]; t != nil {
+		t.Stop()
+		delete(s.waiting, id)
+		return true
+	}
+	return false
+}
+
+// removed forgets a child that has ended.
+func (s *strategy) removed(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.removing, id)
+	delete(s.recent, id)
+}
+
+func (s *strategy) ends(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.removing[id]
+}
+
+// stop calls off the restarts to come.
+func (s *strategy) stop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, t := range s.waiting {
+		t.Stop()
+		delete(s.waiting, id)
+	}
 }
 
 // count notes a failure and returns how many there were within the window.

@@ -1,0 +1,20 @@
+//go:build !race
+
+package shard
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestAJobCostsFewAllocations holds what BenchmarkShardStep shows: of a job its own
+// struct, its result's bytes, and what is remembered of it (2), beside the two of the
+// input.
+func TestAJobCostsFewAllocations(t *testing.T) {
+	step := shardStep(t)
+	for range 200 {
+		step()
+	}
+	require.LessOrEqual(t, testing.AllocsPerRun(100, step)/stepJobs, 6.5)
+}
