@@ -267,6 +267,22 @@ func TestMisroutedResults(t *testing.T) {
 	require.Equal(t, uint64(2), h.stats.Unexpected.Load())
 }
 
+// HELLO holds only so many running jobs; the node sends ACCEPTED for the others.
+func TestAcceptedResumesWhatHelloHadNoRoomFor(t *testing.T) {
+	h := newHarness(t, 0, Config{})
+	c := h.open("n") // with a credit of 1
+	h.sent(c)
+	h.told()
+	require.NoError(t, h.frame(c, &protocol.Accepted{JobID: []byte("old"), Attempt: 2}))
+	require.Equal(t, []string{"shard 0: running old#2 of n"}, h.told())
+	require.NoError(t, h.frame(c, &protocol.Accepted{JobID: []byte("old"), Attempt: 2}))
+	require.Equal(t, []string{"shard 0: accepted old#2 of n"}, h.told(), "known by now")
+	h.deliver("n", "new")
+	require.Equal(t, []string{"shard 0: queued new#1 of n"}, h.told(), "it counts against the credit")
+	require.NoError(t, h.frame(c, resultOf("old")))
+	require.Equal(t, []string{"JOB new#1 ping"}, h.sent(c))
+}
+
 func TestFramesOfASession(t *testing.T) {
 	h := newHarness(t, 0, Config{})
 	c := h.open("n")

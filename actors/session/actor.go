@@ -161,8 +161,7 @@ func (s *Session) frame(t protocol.Type, body []byte) error {
 		if err := dec.Decode(body, &m); err != nil {
 			return err
 		}
-		s.uplink.Notice(m.Shard, actors.Notice{Kind: actors.Accepted, Node: s.core.node,
-			JobID: string(m.JobID), Attempt: m.Attempt, Incarnation: s.core.incarnation})
+		s.accepted(&m)
 	case protocol.TypeProgress:
 		var m protocol.Progress
 		if err := dec.Decode(body, &m); err != nil {
@@ -173,6 +172,17 @@ func (s *Session) frame(t protocol.Type, body []byte) error {
 		return s.control(t, body, dec)
 	}
 	return nil
+}
+
+// accepted passes on that the node works on a job. One that the session did not have
+// is from an earlier session and found no room in HELLO.
+func (s *Session) accepted(m *protocol.Accepted) {
+	n := actors.Notice{Kind: actors.Accepted, Node: s.core.node, JobID: string(m.JobID),
+		Attempt: m.Attempt, Incarnation: s.core.incarnation}
+	if s.core.Resume(n.JobID, m.Shard, m.Attempt) {
+		n.Kind = actors.Running
+	}
+	s.uplink.Notice(m.Shard, n)
 }
 
 // control handles the frames that change the session itself.

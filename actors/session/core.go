@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/roost-server/roost/actors"
+	"github.com/roost-server/roost/protocol"
 )
 
 // MaxQueued caps the deliveries that wait at one session for the node's credit. A
@@ -109,11 +110,14 @@ func (c *Core) Withdraw(jobID string, attempt uint32, eff *Effects) bool {
 	return false
 }
 
-// Resume notes a job that the node runs from an earlier session.
-func (c *Core) Resume(jobID string, shard, attempt uint32) {
-	if c.find(jobID) < 0 {
-		c.inflight = append(c.inflight, inflight{jobID: jobID, shard: shard, attempt: attempt})
+// Resume notes a job that the node runs from an earlier session. It reports false
+// when the session has the job already, or as many as any node may have at once.
+func (c *Core) Resume(jobID string, shard, attempt uint32) bool {
+	if c.find(jobID) >= 0 || len(c.inflight) >= protocol.MaxCredit {
+		return false
 	}
+	c.inflight = append(c.inflight, inflight{jobID: jobID, shard: shard, attempt: attempt})
+	return true
 }
 
 // SetCredit changes how many jobs the node takes at once.
