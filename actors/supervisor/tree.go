@@ -150,8 +150,13 @@ func (t *Tree) AddShard(partition uint32, make func(restarted bool) actor.Actor)
 		first = false
 		return a
 	})
-	return t.ask(t.shards, &spawn{name: shardName(partition), props: props,
-		spawned: func(pid *actor.PID) { t.router.shards[partition].Store(pid) }})
+	// The shard runs already. When its own announcement reaches a gate before the
+	// router knows the shard, the gate's registrations go nowhere, and jobs would wait
+	// for nodes that are connected; so it is announced again once it can be reached.
+	return t.ask(t.shards, &spawn{name: shardName(partition), props: props, spawned: func(pid *actor.PID) {
+		t.router.shards[partition].Store(pid)
+		shardSide{t.router}.Announce(partition)
+	}})
 }
 
 // RemoveShard stops the shard of a partition, after what is in its mailbox, and waits

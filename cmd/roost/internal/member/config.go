@@ -3,6 +3,7 @@ package member
 import (
 	"crypto/subtle"
 	"fmt"
+	"net"
 	"os"
 	"time"
 
@@ -67,10 +68,30 @@ func (c *Config) Validate() error {
 	case c.MaxPending < 1 || c.MaxPending > 10_000_000:
 		return fmt.Errorf("max-pending: %d; allowed are 1 to 10000000", c.MaxPending)
 	}
+	if err := c.validateNodes(); err != nil {
+		return err
+	}
 	if err := c.Nodes.Validate(); err != nil {
 		return err
 	}
 	return c.Kafka.Validate()
+}
+
+// validateNodes checks the settings of the nodes' port that users give, under the
+// names that they know.
+func (c *Config) validateNodes() error {
+	if _, _, err := net.SplitHostPort(c.Nodes.Listen); err != nil {
+		return fmt.Errorf("nodes-listen: %q; HOST:PORT is expected, such as 127.0.0.1:7400 or 0.0.0.0:7400", c.Nodes.Listen)
+	}
+	switch n := &c.Nodes; {
+	case n.Loops < 0 || n.Loops > 1024:
+		return fmt.Errorf("event-loops: %d; allowed are 0 to 1024", n.Loops)
+	case n.MaxConns < 0:
+		return fmt.Errorf("max-connections: %d; 0 or more is expected", n.MaxConns)
+	case n.HelloTimeout < n.Tick || n.HelloTimeout > 24*time.Hour:
+		return fmt.Errorf("hello-timeout: %v; allowed are %v to 24h", n.HelloTimeout, n.Tick)
+	}
+	return nil
 }
 
 // authenticator compares the node's credential with the token, in constant time.

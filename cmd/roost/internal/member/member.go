@@ -13,6 +13,7 @@ import (
 	"github.com/asynkron/protoactor-go/actor"
 	"go.uber.org/zap"
 
+	"github.com/roost-server/roost/actors"
 	"github.com/roost-server/roost/actors/gate"
 	"github.com/roost-server/roost/actors/shard"
 	"github.com/roost-server/roost/actors/supervisor"
@@ -62,6 +63,11 @@ func Start(ctx context.Context, cfg Config, log *zap.Logger) (*Member, error) {
 
 func (m *Member) start(ctx context.Context) error {
 	var err error
+	apiCfg := m.cfg.API
+	apiCfg.Version = m.cfg.Version
+	if m.api, err = api.New(apiCfg, &backend{m}, m.log.Named("api")); err != nil {
+		return err
+	}
 	m.info, err = kafka.EnsureTopics(ctx, m.cfg.Kafka, m.cfg.Topics, func(err error, next time.Duration) {
 		m.log.Warn("Kafka is not reachable", zap.String("bootstrap", m.cfg.Kafka.Bootstrap), zap.Error(err), zap.Duration("retry_in", next))
 		m.cfg.Progress(fmt.Sprintf("Kafka is not reachable at %s (%v); trying again in %v", m.cfg.Kafka.Bootstrap, err, next.Round(time.Millisecond)))
@@ -83,24 +89,18 @@ func (m *Member) start(ctx context.Context) error {
 	}
 	gates := &gate.Config{
 		Member: m.cfg.Name, Partitions: uint32(m.info.Partitions), Heartbeat: m.cfg.Heartbeat, AcceptAfter: m.cfg.AcceptAfter,
-		Authenticate: authenticator(m.cfg.NodeToken), Shards: m.tree.GateShards(), NowMs: nowMs, Stats: m.gateStats,
+		Authenticate: authenticator(m.cfg.NodeToken), Shards: m.source.parking, NowMs: nowMs, Stats: m.gateStats,
 	}
 	m.server, err = tcp.Start(ctx, m.cfg.Nodes, &sockets{cfg: gates, tree: m.tree, log: m.log.Named("session")}, m.log.Named("tcp"))
 	if err != nil {
 		return err
 	}
 	m.metrics = newMetrics(m)
-	apiCfg := m.cfg.API
-	apiCfg.Version = m.cfg.Version
-	m.api, err = api.New(apiCfg, &backend{m}, m.log.Named("api"))
-	if err != nil {
-		return err
-	}
 	if err := m.api.Start(ctx); err != nil {
 		return err
 	}
 	m.consuming = true
-	return errors.Join(m.tree.Go("source", m.consume), m.tree.Go("watch", m.watch))
+	return errors.Join(m.tree.Go("source", m.consume), m.tree.Go("watch", m.watch), m.tree.Go("settle", m.settle))
 }
 
 // consume runs the consumer. It fails only for good, so the member ends with it.
@@ -119,7 +119,8 @@ func (m *Member) startKafka() error {
 	if m.committer.producer, err = kafka.NewProducer(m.cfg.Kafka, m.log.Named("producer"), m.committer.delivered); err != nil {
 		return err
 	}
-	m.source = &source{tree: m.tree, giveUp: m.fail, flows: map[int32]*flow{}}
+	m.source = &source{tree: m.tree, giveUp: m.fail, flows: map[int32]*flow{},
+		parking: newParking(func(shard uint32, b *actors.FromGate) bool { return m.tree.Router().ToShard(shard, b) })}
 	deps := shard.Deps{Gates: m.tree.ShardGates(), Peers: m.tree.Peers(), Recorder: m.committer, Feed: m.source,
 		NowMs: nowMs, Fatal: func(err error) { m.fail(fmt.Errorf("an outcome cannot be recorded: %w", err)) }}
 	m.source.make = func(partition uint32, restarted bool) actor.Actor {

@@ -66,6 +66,7 @@ type source struct {
 	tree     *supervisor.Tree
 	make     func(partition uint32, restarted bool) actor.Actor
 	giveUp   func(error)
+	parking  *parking // of what gates have for shards that are not here yet
 
 	mu    sync.Mutex
 	flows map[int32]*flow // by assigned partition
@@ -94,7 +95,9 @@ func (s *source) Assigned(partitions []int32) {
 		s.mu.Unlock()
 		if err := s.tree.AddShard(uint32(p), func(restarted bool) actor.Actor { return s.make(uint32(p), restarted) }); err != nil {
 			s.giveUp(fmt.Errorf("start the shard of partition %d: %w", p, err))
+			continue
 		}
+		s.parking.Arrived(uint32(p))
 	}
 }
 
@@ -197,21 +200,13 @@ func (c *committer) Outcome(jobID string, value []byte, enc record.Encoding, t *
 		Key: []byte(jobID), Value: value, Headers: c.headers[enc], Opaque: t}, t)
 }
 
-// The headers of a dead record, see docs/RECORDS.md.
-const (
-	headerReason    = "roost-reason"
-	headerTopic     = "roost-topic"
-	headerPartition = "roost-partition"
-	headerOffset    = "roost-offset"
-)
-
 // Dead implements shard.Recorder.
 func (c *committer) Dead(r *actors.Record, reason string, t *shard.Token) error {
 	headers := []kafka.Header{
-		{Key: headerReason, Value: []byte(reason)},
-		{Key: headerTopic, Value: []byte(c.topics.Jobs)},
-		{Key: headerPartition, Value: fmt.Appendf(nil, "%d", t.Shard)},
-		{Key: headerOffset, Value: fmt.Appendf(nil, "%d", r.Offset)},
+		{Key: record.HeaderReason, Value: []byte(reason)},
+		{Key: record.HeaderTopic, Value: []byte(c.topics.Jobs)},
+		{Key: record.HeaderPartition, Value: fmt.Appendf(nil, "%d", t.Shard)},
+		{Key: record.HeaderOffset, Value: fmt.Appendf(nil, "%d", r.Offset)},
 	}
 	if r.ContentType != "" {
 		headers = append(headers, kafka.Header{Key: record.HeaderContentType, Value: []byte(r.ContentType)})

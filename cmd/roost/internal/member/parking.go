@@ -1,0 +1,85 @@
+package member
+
+import (
+	"sync"
+
+	"github.com/roost-server/roost/actors"
+	"github.com/roost-server/roost/actors/gate"
+)
+
+// The results that may wait for shards, and their bytes. What is over them stays in
+// the nodes' outboxes until they reconnect.
+const (
+	parkedResults = 1 << 16
+	parkedBytes   = 16 << 20
+)
+
+// parking is the gates' way to the shards. Nodes are back after a restart before
+// Kafka has assigned the partitions, and send what their outboxes hold once in a
+// session; so results for a shard that is not here wait for it. Registrations do not:
+// a shard that starts asks for them.
+type parking struct {
+	send func(shard uint32, b *actors.FromGate) bool // false: not here, and b is still the caller's
+
+	mu      sync.Mutex
+	waiting map[uint32][]*actors.FromGate
+	results int
+	bytes   int
+}
+
+var _ gate.Shards = (*parking)(nil)
+
+func newParking(send func(shard uint32, b *actors.FromGate) bool) *parking {
+	return &parking{send: send, waiting: map[uint32][]*actors.FromGate{}}
+}
+
+// Send implements gate.Shards.
+func (p *parking) Send(shard uint32, b *actors.FromGate) bool {
+	if p.send(shard, b) {
+		return true
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	// Again under the lock: the shard may have come between, and Arrived with it.
+	if p.send(shard, b) {
+		return true
+	}
+	size := resultBytes(b)
+	if len(b.Results) == 0 || p.results+len(b.Results) > parkedResults || p.bytes+size > parkedBytes {
+		b.Release()
+		return false
+	}
+	waits := actors.NewFromGate(b.Gate)
+	for i := range b.Results {
+		r := b.Results[i]
+		r.JobID, r.Error, r.Output = waits.Keep(r.JobID), waits.Keep(r.Error), waits.Keep(r.Output)
+		waits.Results = append(waits.Results, r)
+	}
+	b.Release()
+	p.waiting[shard] = append(p.waiting[shard], waits)
+	p.results += len(waits.Results)
+	p.bytes += size
+	return true
+}
+
+// Arrived hands a shard that has just started what waits for it.
+func (p *parking) Arrived(shard uint32) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, b := range p.waiting[shard] {
+		p.results -= len(b.Results)
+		p.bytes -= resultBytes(b)
+		if !p.send(shard, b) {
+			b.Release() // gone again
+		}
+	}
+	delete(p.waiting, shard)
+}
+
+func resultBytes(b *actors.FromGate) (n int) {
+	for i := range b.Results {
+		r := &b.Results[i]
+		n += len(r.JobID) + len(r.Error) + len(r.Output)
+	}
+	return n
+}

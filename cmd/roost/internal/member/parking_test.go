@@ -1,0 +1,86 @@
+package member
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/roost-server/roost/actors"
+)
+
+// batch is a gate's batch with one result and a registration.
+func batch(job string, output []byte) *actors.FromGate {
+	b := actors.NewFromGate(3)
+	b.Registrations = append(b.Registrations, actors.Registration{Node: "n"})
+	b.Results = append(b.Results, actors.Result{Node: "n", JobID: b.Keep([]byte(job)), Attempt: 2, Output: b.Keep(output)})
+	return b
+}
+
+// shards is what the parking sends to; those in here take batches.
+type shards struct {
+	here map[uint32]bool
+	got  []string
+}
+
+func (s *shards) send(shard uint32, b *actors.FromGate) bool {
+	if !s.here[shard] {
+		return false
+	}
+	for _, r := range b.Results {
+		s.got = append(s.got, fmt.Sprintf("%d/%d %s %s/%d %s, %d registrations", shard, b.Gate, r.Node, r.JobID, r.Attempt, r.Output, len(b.Registrations)))
+	}
+	b.Release()
+	return true
+}
+
+func TestParkingPassesThrough(t *testing.T) {
+	s := &shards{here: map[uint32]bool{1: true}}
+	p := newParking(s.send)
+	require.True(t, p.Send(1, batch("a", []byte("x"))))
+	require.Equal(t, []string{"1/3 n a/2 x, 1 registrations"}, s.got)
+	require.Zero(t, p.results)
+}
+
+func TestParkingKeepsResultsOfAbsentShards(t *testing.T) {
+	s := &shards{here: map[uint32]bool{}}
+	p := newParking(s.send)
+	require.True(t, p.Send(1, batch("a", []byte("x"))))
+	require.True(t, p.Send(2, batch("b", []byte("y"))))
+	require.True(t, p.Send(1, batch("c", []byte("z"))))
+	none := batch("d", nil)
+	none.Results = none.Results[:0]
+	require.False(t, p.Send(1, none), "only results wait")
+	s.here[1] = true
+	p.Arrived(1)
+	require.Equal(t, []string{"1/3 n a/2 x, 0 registrations", "1/3 n c/2 z, 0 registrations"}, s.got)
+	require.Equal(t, 1, p.results)
+	p.Arrived(1)
+	require.Len(t, s.got, 2, "handed over twice")
+	p.Arrived(2) // gone again
+	require.Len(t, s.got, 2)
+	require.Zero(t, p.results)
+	require.Zero(t, p.bytes)
+	require.Empty(t, p.waiting)
+}
+
+func TestParkingIsBounded(t *testing.T) {
+	s := &shards{here: map[uint32]bool{}}
+	p := newParking(s.send)
+	output := make([]byte, 1<<20)
+	n := 0
+	for p.Send(1, batch("a", output)) {
+		n++
+		require.LessOrEqual(t, n, parkedBytes>>20)
+	}
+	require.Equal(t, parkedBytes>>20-1, n, "the last one has an id too")
+	for i := range parkedResults {
+		require.Equal(t, n+i < parkedResults, p.Send(2, batch("b", nil)))
+	}
+	require.Equal(t, parkedResults, p.results)
+	s.here[1], s.here[2] = true, true
+	p.Arrived(1)
+	p.Arrived(2)
+	require.Len(t, s.got, parkedResults)
+	require.Zero(t, p.bytes)
+}
