@@ -166,9 +166,10 @@ func (a *Actor) Receive(ctx actor.Context) {
 
 func (a *Actor) started(ctx actor.Context) {
 	a.self, a.system = ctx.Self(), ctx.ActorSystem()
-	if a.restarted {
-		a.epoch = a.deps.Feed.Rewind(int32(a.cfg.Partition))
+	if !a.restarted {
+		return // whoever spawned it announces it, once it can be reached
 	}
+	a.epoch = a.deps.Feed.Rewind(int32(a.cfg.Partition))
 	a.deps.Gates.Announce(a.cfg.Partition)
 }
 

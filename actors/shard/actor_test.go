@@ -222,7 +222,6 @@ func (p *parts) status() Status {
 
 func TestActorTakesAJobToItsEnd(t *testing.T) {
 	p := start(t, DefaultConfig())
-	p.eventually(func() bool { return p.announced == 1 })
 	events := make(chan FollowEvent, 10)
 	f := &Follower{Fn: func(e FollowEvent) { events <- e }}
 	p.send(&Follow{ID: "a", Follower: f})
@@ -230,6 +229,7 @@ func TestActorTakesAJobToItsEnd(t *testing.T) {
 	p.records(0, 7, oneNode("a"))
 	p.eventually(func() bool { return len(p.deliveries) == 1 && p.taken == 1 })
 	require.Equal(t, []string{"a#1@3"}, p.deliveries)
+	p.locked(func() { require.Zero(t, p.announced, "that is for whoever spawned it") })
 
 	b := actors.NewFromGate(3)
 	b.Progress = append(b.Progress, actors.Progress{Node: "n", JobID: "a", Data: b.Keep([]byte{7})})
@@ -330,6 +330,22 @@ func TestActorPausesWhileItHasEnough(t *testing.T) {
 	p.eventually(func() bool { return !p.paused })
 }
 
+func TestActorPausesWhileItsJobsAreLarge(t *testing.T) {
+	cfg := DefaultConfig()
+	cfg.MaxPendingBytes = 16 << 10
+	p := start(t, cfg)
+	p.register(3)
+	large := oneNode("a")
+	large.Args = append([]byte{0xc5, 0x40, 0}, make([]byte, 16<<10)...)
+	p.records(0, 0, large)
+	p.eventually(func() bool { return p.paused })
+	p.result("a")
+	p.eventually(func() bool { return len(p.outcomes) == 1 })
+	require.True(t, p.status().Paused, "the outcome is not recorded")
+	p.recorded(nil)
+	p.eventually(func() bool { return !p.paused })
+}
+
 func TestActorRestartsFromWhatIsCommitted(t *testing.T) {
 	p := start(t, DefaultConfig())
 	gone := make(chan FollowEvent, 1)
@@ -341,7 +357,7 @@ func TestActorRestartsFromWhatIsCommitted(t *testing.T) {
 	p.locked(func() { p.panicOn = "b" })
 	p.result("b")
 	p.records(0, 2, oneNode("old")) // in the mailbox before the restart: of an epoch that is over
-	p.eventually(func() bool { return p.epoch == 1 && p.announced == 2 })
+	p.eventually(func() bool { return p.epoch == 1 && p.announced == 1 })
 	require.True(t, (<-gone).Gone)
 
 	st := p.status()

@@ -30,14 +30,17 @@ type Config struct {
 	// EarlyMs is how long a result whose job is not known is kept for a job record
 	// that may still come: after a restart nodes are faster than Kafka.
 	EarlyMs int64
-	// MaxPending is the number of jobs above which the shard asks to be fed no more.
-	MaxPending int
+	// MaxPending is the number of records past the watermark, and MaxPendingBytes the
+	// memory of the jobs among them, above which the shard asks to be fed no more.
+	MaxPending      int
+	MaxPendingBytes int
 }
 
 // DefaultConfig returns the values that fit a network of nodes around the world.
 func DefaultConfig() Config {
 	return Config{
-		GraceMs: 2_000, RetryMs: 500, SelectMs: 250, ChooseMs: 5_000, LocateMs: 10_000, EarlyMs: 30_000, MaxPending: 10_000,
+		GraceMs: 2_000, RetryMs: 500, SelectMs: 250, ChooseMs: 5_000, LocateMs: 10_000, EarlyMs: 30_000,
+		MaxPending: 10_000, MaxPendingBytes: 32 << 20,
 	}
 }
 
@@ -72,6 +75,7 @@ type Core struct {
 	stats  Stats
 
 	nextOffset int64 // every record before it was taken
+	bytes      int   // of the pending jobs, about
 
 	nowMs int64 // of the step under way
 	eff   *Effects
@@ -120,6 +124,7 @@ func (c *Core) record(r *actors.Record) {
 	}
 	j := c.newJob(rec, r, seq)
 	c.jobs[rec.ID] = j
+	c.charge(j, jobBytes+len(r.Value)+len(j.assignments)*assignmentBytes)
 	c.claim(j)
 	if rec.NotBeforeMs > c.nowMs {
 		c.timers.set(&j.timer, min(rec.NotBeforeMs, j.deadlineMs))
@@ -238,7 +243,7 @@ func (c *Core) deliver(a *assignment, loc *Location) {
 func (c *Core) end(a *assignment, o protocol.Outcome, reason string, r *actors.Result) {
 	c.unpark(a)
 	c.timers.stop(&a.timer)
-	a.state = ending
+	a.state, a.outcome = ending, o
 	c.stats.Outcomes[o]++
 	j := a.job
 	res := record.Result{
@@ -290,6 +295,11 @@ func (c *Core) Recorded(nowMs int64, t *Token, eff *Effects) {
 	j := a.job
 	j.open--
 	c.eff.Events = append(c.eff.Events, Event{JobID: j.rec.ID, Value: t.Value, Done: j.open == 0})
+	if j.kept+len(t.Value) > keptBytes {
+		t.Value = nil // it is in the results topic
+	}
+	j.kept += len(t.Value)
+	c.charge(j, len(t.Value))
 	if j.open == 0 {
 		c.finish(j)
 	}
@@ -298,8 +308,15 @@ func (c *Core) Recorded(nowMs int64, t *Token, eff *Effects) {
 func (c *Core) finish(j *job) {
 	c.timers.stop(&j.timer)
 	delete(c.jobs, j.rec.ID)
+	c.charge(j, -j.bytes)
 	c.recent.add(j.summary(c.cfg.Partition))
 	c.done(j.seq)
+}
+
+// charge counts memory of a pending job.
+func (c *Core) charge(j *job, bytes int) {
+	j.bytes += bytes
+	c.bytes += bytes
 }
 
 func (c *Core) done(seq uint64) {
@@ -377,10 +394,14 @@ func (c *Core) Next() (dueMs int64, ok bool) {
 func (c *Core) Pending() int { return len(c.jobs) }
 
 // Overfull reports whether the shard should be fed no more for now.
-func (c *Core) Overfull() bool { return c.mark.Open() >= c.cfg.MaxPending }
+func (c *Core) Overfull() bool {
+	return c.mark.Open() >= c.cfg.MaxPending || c.bytes >= c.cfg.MaxPendingBytes
+}
 
 // Hungry reports whether an overfull shard may be fed again.
-func (c *Core) Hungry() bool { return c.mark.Open() <= c.cfg.MaxPending*3/4 }
+func (c *Core) Hungry() bool {
+	return c.mark.Open() <= c.cfg.MaxPending*3/4 && c.bytes <= c.cfg.MaxPendingBytes/4*3
+}
 
 // Stats returns what the core counted.
 func (c *Core) Stats() Stats { return c.stats }

@@ -1,6 +1,8 @@
 package shard
 
 import (
+	"unsafe"
+
 	"github.com/roost-server/roost/actors"
 	"github.com/roost-server/roost/protocol"
 	"github.com/roost-server/roost/protocol/record"
@@ -33,6 +35,7 @@ type assignment struct {
 	ackAttempt  uint32
 	state       state
 	cause       protocol.Outcome // why the attempt before ended
+	outcome     protocol.Outcome // from ending on
 	parked      bool             // in Core.away
 	ack         bool             // the node waits for RESULT_ACK
 	resumes     uint8            // how often a node was given new time for a run
@@ -51,7 +54,19 @@ type job struct {
 	deadlineMs  int64
 	timer       timer // not-before, or the choice of nodes
 	choice      *choice
+	bytes       int // of memory, about; see Core.charge
+	kept        int // bytes of the results kept for queries
 }
+
+const (
+	// assignmentBytes is what an assignment takes, jobBytes what a job takes besides
+	// its record and assignments, the maps' share included.
+	assignmentBytes = int(unsafe.Sizeof(assignment{}))
+	jobBytes        = int(unsafe.Sizeof(job{})) + 128
+
+	// keptBytes is how much of a pending job's results is kept for queries.
+	keptBytes = 1 << 20
+)
 
 // indexFrom is the number of assignments from which on a job keeps an index.
 const indexFrom = 16
@@ -124,7 +139,11 @@ func (j *job) summary(partition uint32) *Summary {
 		if a.state >= queued {
 			s.State = StateRunning
 		}
-		if a.state == recorded {
+		if a.state != recorded {
+			continue
+		}
+		s.Outcomes[a.outcome]++
+		if a.token.Value != nil {
 			s.Results = append(s.Results, a.token.Value)
 		}
 	}

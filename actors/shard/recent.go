@@ -1,5 +1,7 @@
 package shard
 
+import "github.com/roost-server/roost/protocol"
+
 // Bounds of what a shard remembers of finished jobs, for queries and for results
 // that come twice.
 const (
@@ -53,7 +55,8 @@ type Summary struct {
 	ID, Kind, Tenant string
 	State            string // waiting, running or done
 	Targets          int
-	Results          [][]byte // record values of the outcomes so far; of a huge job that is done, only the first
+	Outcomes         [protocol.OutcomeInvalid + 1]uint16
+	Results          [][]byte // record values of the outcomes so far; of a huge job only the first
 	SubmittedMs      int64
 	Partition        int32
 	Offset           int64

@@ -150,9 +150,9 @@ func (t *Tree) AddShard(partition uint32, make func(restarted bool) actor.Actor)
 		first = false
 		return a
 	})
-	// The shard runs already. When its own announcement reaches a gate before the
-	// router knows the shard, the gate's registrations go nowhere, and jobs would wait
-	// for nodes that are connected; so it is announced again once it can be reached.
+	// Announced here and not by the shard itself: a gate that heard of it before the
+	// router knows it would send its registrations nowhere, and jobs would wait for
+	// nodes that are connected.
 	return t.ask(t.shards, &spawn{name: shardName(partition), props: props, spawned: func(pid *actor.PID) {
 		t.router.shards[partition].Store(pid)
 		shardSide{t.router}.Announce(partition)

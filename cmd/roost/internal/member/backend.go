@@ -87,16 +87,24 @@ func (b *backend) Jobs(ctx context.Context, f api.JobFilter) ([]api.JobView, err
 	return views, nil
 }
 
-// jobView shows a summary; outcomes are counted in any case.
+// jobView shows a summary; outcomes are counted in any case, results that are not
+// kept any more included.
 func jobView(s *shard.Summary, results bool) api.JobView {
 	v := api.JobView{
 		ID: s.ID, Kind: s.Kind, Tenant: s.Tenant, State: s.State, Targets: s.Targets, Outcomes: map[string]int{},
 		SubmittedMs: s.SubmittedMs, Partition: s.Partition, Offset: s.Offset,
 	}
-	for _, value := range s.Results {
-		if r, err := resultView(value); err == nil {
-			v.Outcomes[r.Outcome]++
-			if results {
+	ended := 0
+	for _, o := range protocol.Outcomes() {
+		if n := int(s.Outcomes[o]); n > 0 {
+			v.Outcomes[o.String()] = n
+			ended += n
+		}
+	}
+	v.Truncated = len(s.Results) < ended
+	if results {
+		for _, value := range s.Results {
+			if r, err := resultView(value); err == nil {
 				v.Results = append(v.Results, r)
 			}
 		}

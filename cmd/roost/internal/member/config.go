@@ -27,8 +27,10 @@ type Config struct {
 	Heartbeat   time.Duration // nodes send something at least this often
 	AcceptAfter time.Duration // a job without result for this long is ACCEPTED
 	NodeToken   string        // credential that nodes have to give; empty: none
-	MaxPending  int           // jobs of one shard without outcome; more are not read
-	Policy      supervisor.Policy
+	MaxPending  int           // records of one shard past its watermark; more are not read
+	// MaxPendingBytes is the memory that the pending jobs of one shard may take.
+	MaxPendingBytes int
+	Policy          supervisor.Policy
 	// AllowEmbedded lets the member work on the embedded broker.
 	AllowEmbedded bool
 	// Progress is told what the start waits for.
@@ -49,8 +51,8 @@ func DefaultConfig() Config {
 		Kafka:     kafka.DefaultConfig(),
 		Topics:    kafka.Topics{}.Plan(),
 		Heartbeat: 30 * time.Second, AcceptAfter: time.Second,
-		MaxPending: shard.DefaultConfig().MaxPending,
-		Policy:     supervisor.DefaultPolicy(),
+		MaxPending: shard.DefaultConfig().MaxPending, MaxPendingBytes: shard.DefaultConfig().MaxPendingBytes,
+		Policy: supervisor.DefaultPolicy(),
 	}
 }
 
@@ -67,6 +69,8 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("node-token: %d bytes; at most %d are allowed", len(c.NodeToken), protocol.MaxCredentialBytes)
 	case c.MaxPending < 1 || c.MaxPending > 10_000_000:
 		return fmt.Errorf("max-pending: %d; allowed are 1 to 10000000", c.MaxPending)
+	case c.MaxPendingBytes < 1<<20:
+		return fmt.Errorf("max-pending-bytes: %d; allowed are %d and more", c.MaxPendingBytes, 1<<20)
 	}
 	if err := c.validateNodes(); err != nil {
 		return err

@@ -32,6 +32,7 @@ type Member struct {
 	tree      *supervisor.Tree
 	gateStats *gate.Stats
 	server    *tcp.Server
+	sockets   *sockets
 	source    *source
 	committer *committer
 	api       *api.Server
@@ -91,7 +92,8 @@ func (m *Member) start(ctx context.Context) error {
 		Member: m.cfg.Name, Partitions: uint32(m.info.Partitions), Heartbeat: m.cfg.Heartbeat, AcceptAfter: m.cfg.AcceptAfter,
 		Authenticate: authenticator(m.cfg.NodeToken), Shards: m.source.parking, NowMs: nowMs, Stats: m.gateStats,
 	}
-	m.server, err = tcp.Start(ctx, m.cfg.Nodes, &sockets{cfg: gates, tree: m.tree, log: m.log.Named("session")}, m.log.Named("tcp"))
+	m.sockets = &sockets{cfg: gates, tree: m.tree, log: m.log.Named("session")}
+	m.server, err = tcp.Start(ctx, m.cfg.Nodes, m.sockets, m.log.Named("tcp"))
 	if err != nil {
 		return err
 	}
@@ -126,7 +128,7 @@ func (m *Member) startKafka() error {
 	m.source.make = func(partition uint32, restarted bool) actor.Actor {
 		cfg := shard.DefaultConfig()
 		cfg.Partition, cfg.Partitions, cfg.Member = partition, uint32(m.info.Partitions), m.cfg.Name
-		cfg.MaxPending = m.cfg.MaxPending
+		cfg.MaxPending, cfg.MaxPendingBytes = m.cfg.MaxPending, m.cfg.MaxPendingBytes
 		return shard.New(cfg, deps, restarted)
 	}
 	m.source.consumer, err = kafka.NewConsumer(m.cfg.Kafka, m.cfg.Topics.Jobs, m.source, m.log.Named("consumer"))
@@ -180,11 +182,14 @@ func (m *Member) Stop(ctx context.Context) error {
 	if m.api != nil {
 		keep("close the API", m.api.Close(ctx))
 	}
+	if m.consuming {
+		keep("finish what is under way", m.finish(ctx))
+	}
 	if m.server != nil {
 		keep("stop the gates", m.tree.StopGates())
 	}
 	if m.committer != nil && m.committer.producer != nil {
-		keep("flush outcomes", m.committer.producer.Flush(ctx))
+		keep("flush outcomes", m.flush(ctx))
 	}
 	if m.tree != nil {
 		keep("stop the services", m.tree.StopServices())
@@ -201,9 +206,51 @@ func (m *Member) Stop(ctx context.Context) error {
 		keep("stop the actors", m.tree.Stop())
 	}
 	if m.committer != nil && m.committer.producer != nil {
-		keep("close the producer", m.committer.producer.Close(ctx))
+		keep("close the producer", m.closeProducer(ctx))
 	}
 	return errors.Join(errs...)
+}
+
+// finish reads no more jobs, has every outcome so far recorded, and sees the nodes'
+// acknowledgements off, so that little is done twice after a restart.
+func (m *Member) finish(ctx context.Context) error {
+	m.source.hold()
+	if err := m.flush(ctx); err != nil {
+		return err
+	}
+	// An answer comes after what was in the mailbox before: the delivery reports.
+	if _, err := (&backend{m}).statuses(ctx); err != nil {
+		return err
+	}
+	return m.sockets.caughtUp(ctx) // the gates have sent what shards gave them
+}
+
+// flushTimeout bounds the wait for Kafka at the end: what it has not taken by then is
+// read and done again after the start.
+const flushTimeout = 5 * time.Second
+
+func (m *Member) flush(ctx context.Context) error {
+	producer := m.committer.producer
+	if n := producer.Len(); n > 0 && !producer.Reachable() {
+		m.log.Warn("Kafka is not reachable: outcomes that it does not have are made again after the start", zap.Int("outcomes", n))
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
+	defer cancel()
+	return producer.Flush(ctx)
+}
+
+// closeProducer does not wait for a Kafka that is away; flush has said what that means.
+func (m *Member) closeProducer(ctx context.Context) error {
+	if m.committer.producer.Reachable() {
+		return m.committer.producer.Close(ctx)
+	}
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	if err := m.committer.producer.Close(ended); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
 }
 
 func nowMs() int64 { return time.Now().UnixMilli() }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/asynkron/protoactor-go/actor"
@@ -24,6 +25,28 @@ type sockets struct {
 	cfg  *gate.Config
 	tree *supervisor.Tree
 	log  *zap.Logger
+
+	mu    sync.Mutex
+	loops []*tcp.Loop
+}
+
+// caughtUp waits until every event loop has done what it was given before.
+func (s *sockets) caughtUp(ctx context.Context) error {
+	s.mu.Lock()
+	loops := slices.Clone(s.loops)
+	s.mu.Unlock()
+	for _, l := range loops {
+		done := make(chan struct{})
+		if l.Execute(func() { close(done) }) != nil {
+			continue // it has ended
+		}
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
 }
 
 // LoopStarted implements tcp.Handler.
@@ -32,6 +55,9 @@ func (s *sockets) LoopStarted(l *tcp.Loop) tcp.LoopHandler {
 	if err := s.tree.AddGate(uint32(l.Index()), door); err != nil {
 		panic(fmt.Errorf("add the gate of event loop %d: %w", l.Index(), err)) // the connection is refused
 	}
+	s.mu.Lock()
+	s.loops = append(s.loops, l)
+	s.mu.Unlock()
 	return &loopDoor{door: door, log: s.log}
 }
 
@@ -70,6 +96,7 @@ type source struct {
 
 	mu    sync.Mutex
 	flows map[int32]*flow // by assigned partition
+	held  bool            // the member stops: nothing more is read
 }
 
 // flow says why a partition is paused: because its shard asked, or because too many
@@ -91,7 +118,10 @@ const (
 func (s *source) Assigned(partitions []int32) {
 	for _, p := range partitions {
 		s.mu.Lock()
-		s.flows[p] = &flow{}
+		s.flows[p] = &flow{asked: s.held}
+		if s.held {
+			s.consumer.Pause(p)
+		}
 		s.mu.Unlock()
 		if err := s.tree.AddShard(uint32(p), func(restarted bool) actor.Actor { return s.make(uint32(p), restarted) }); err != nil {
 			s.giveUp(fmt.Errorf("start the shard of partition %d: %w", p, err))
@@ -166,14 +196,27 @@ func (s *source) Taken(partition int32, records int) {
 func (s *source) Pause(partition int32) { s.change(partition, func(f *flow) { f.asked = true }) }
 
 // Resume implements shard.Feed.
-func (s *source) Resume(partition int32) { s.change(partition, func(f *flow) { f.asked = false }) }
+func (s *source) Resume(partition int32) {
+	s.change(partition, func(f *flow) { f.asked = s.held })
+}
+
+// hold stops reading for good.
+func (s *source) hold() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.held = true
+	for p, f := range s.flows {
+		f.asked = true
+		s.consumer.Pause(p)
+	}
+}
 
 // Commit implements shard.Feed.
 func (s *source) Commit(partition int32, next int64) { s.consumer.Commit(partition, next) }
 
 // Rewind implements shard.Feed. The shard that asks is new: it has asked for nothing.
 func (s *source) Rewind(partition int32) uint64 {
-	s.change(partition, func(f *flow) { f.asked = false })
+	s.change(partition, func(f *flow) { f.asked = s.held })
 	return s.consumer.Rewind(partition)
 }
 
