@@ -34,7 +34,7 @@ kafka-stop: ## stop it
 test-kafka: build ## the suites that run on a real broker, on Apache Kafka; starts and stops it
 	./.ci/test-kafka
 
-fuzz: ## each fuzz target for FUZZTIME (10s)
+fuzz: ## each fuzz target for FUZZTIME: a time such as 10s, or inputs such as 5000x
 	./.ci/fuzz $${FUZZTIME:-10s}
 
 clean: ## remove what was built
