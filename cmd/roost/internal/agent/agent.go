@@ -125,6 +125,10 @@ func logEvents(log *zap.Logger) func(roost.Event) {
 		case roost.Connected:
 			log.Info("connected", zap.String("address", e.Addr), zap.String("member", e.Member), zap.Int("resent", e.Resent))
 		case roost.Disconnected:
+			if e.RetryIn < 0 {
+				log.Info("left", zap.String("address", e.Addr))
+				return
+			}
 			log.Info("disconnected", zap.String("address", e.Addr), zap.Stringer("reason", e.Reason),
 				zap.String("message", e.Message), zap.Error(e.Err), zap.Duration("retry_in", e.RetryIn))
 		case roost.GoingAway:
