@@ -109,10 +109,10 @@ func TestJobsFailsWhenJobsAreLostOrDoubled(t *testing.T) {
 
 func TestInterruptedHoldStillReports(t *testing.T) {
 	m := membertest.Start(t, &membertest.Member{HeartbeatMs: 1000})
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	go func() {
-		for len(m.Hellos()) < 5 {
+		for ctx.Err() == nil && len(m.Hellos()) < 5 {
 			time.Sleep(time.Millisecond)
 		}
 		cancel()

@@ -138,10 +138,10 @@ func TestInterruptedRunTellsWhatItHas(t *testing.T) {
 	b := membertest.StartBridge(t, &membertest.Bridge{})
 	c := against(t, b)
 	c.Jobs, c.Duration = 0, time.Hour
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	go func() {
-		for b.Jobs() < 200 {
+		for ctx.Err() == nil && b.Jobs() < 200 {
 			time.Sleep(time.Millisecond)
 		}
 		cancel()
