@@ -217,6 +217,13 @@ type Record struct {
 	Key         []byte
 	Value       []byte
 	ContentType string // of the header; may be empty
+	Headers     []Header
+}
+
+// Header is a header of a record that means nothing here: a dead record keeps it.
+type Header struct {
+	Key   string
+	Value []byte
 }
 
 // Records is a batch of records of one partition, in order. Epoch counts how often

@@ -135,6 +135,7 @@ func TestInvalidRecords(t *testing.T) {
 			require.Regexp(t, r.reason, header(rec, "roost-reason"), r.key)
 			t.Logf("%s: %s", r.key, header(rec, "roost-reason"))
 			require.Equal(t, c.topic("jobs"), header(rec, "roost-topic"))
+			require.Equal(t, "of "+r.key, header(rec, "origin"), "the producer's own headers are kept")
 			require.Equal(t, "0", header(rec, "roost-partition"))
 			require.Equal(t, fmt.Sprint(i), header(rec, "roost-offset"))
 		}

@@ -48,9 +48,10 @@ func (p *producer) json(job map[string]any) *kgo.Record {
 }
 
 func (p *producer) raw(key string, value []byte, contentType string) *kgo.Record {
-	r := &kgo.Record{Topic: p.c.topic("jobs"), Key: []byte(key), Value: value}
+	r := &kgo.Record{Topic: p.c.topic("jobs"), Key: []byte(key), Value: value,
+		Headers: []kgo.RecordHeader{{Key: "origin", Value: []byte("of " + key)}}}
 	if contentType != "" {
-		r.Headers = []kgo.RecordHeader{{Key: "content-type", Value: []byte(contentType)}}
+		r.Headers = append(r.Headers, kgo.RecordHeader{Key: "content-type", Value: []byte(contentType)})
 	}
 	return r
 }

@@ -154,8 +154,11 @@ func (s *source) Records(partition int32, records []kafka.Record) {
 		r := &records[i]
 		m.Records[i] = actors.Record{Offset: r.Offset, TimestampMs: r.TimestampMs, Key: r.Key, Value: r.Value}
 		for _, h := range r.Headers {
-			if h.Key == record.HeaderContentType {
+			switch {
+			case h.Key == record.HeaderContentType:
 				m.Records[i].ContentType = string(h.Value)
+			case !ours(h.Key):
+				m.Records[i].Headers = append(m.Records[i].Headers, actors.Header(h))
 			}
 		}
 	}
@@ -164,6 +167,16 @@ func (s *source) Records(partition int32, records []kafka.Record) {
 		f.crowded = f.crowded || f.inbox > inboxHigh
 	})
 	s.tree.Router().ToShard(uint32(partition), m)
+}
+
+// ours reports whether a header is of those that a dead record gets. A job record that
+// was a dead one before, and is still wrong, gets new ones.
+func ours(key string) bool {
+	switch key {
+	case record.HeaderReason, record.HeaderTopic, record.HeaderPartition, record.HeaderOffset:
+		return true
+	}
+	return false
 }
 
 // change applies a change to a partition's flow and pauses or resumes accordingly.
@@ -253,6 +266,9 @@ func (c *committer) Dead(r *actors.Record, reason string, t *shard.Token) error 
 	}
 	if r.ContentType != "" {
 		headers = append(headers, kafka.Header{Key: record.HeaderContentType, Value: []byte(r.ContentType)})
+	}
+	for _, h := range r.Headers {
+		headers = append(headers, kafka.Header(h))
 	}
 	return c.produce(kafka.Message{Topic: c.topics.Dead, Partition: kafka.PartitionByKey,
 		Key: r.Key, Value: r.Value, Headers: headers, Opaque: t}, t)
