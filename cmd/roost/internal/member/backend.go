@@ -190,7 +190,11 @@ func (b *backend) Status(ctx context.Context) (api.StatusView, error) {
 	}
 	m := b.m
 	consumer, net := m.source.consumer.Stats(), m.server.Stats()
-	_, restarts := m.tree.Failures()
+	failures, restarts := m.tree.Failures()
+	reasons := map[string]string{} // of the last failure, by actor
+	for _, f := range failures {
+		reasons[f.Actor] = f.Reason
+	}
 	v := api.StatusView{
 		Member: m.cfg.Name, Version: m.cfg.Version, StartedMs: m.started.UnixMilli(), UptimeMs: time.Since(m.started).Milliseconds(),
 		Kafka: api.KafkaView{Reachable: consumer.Reachable, Bootstrap: m.cfg.Kafka.Bootstrap, ClusterID: m.info.ClusterID},
@@ -208,6 +212,7 @@ func (b *backend) Status(ctx context.Context) (api.StatusView, error) {
 	}
 	partitions := []int32{}
 	for _, s := range shards {
+		name := fmt.Sprintf("member/shards/shard-%d", s.Partition)
 		lag := consumer.Lag[int32(s.Partition)]
 		v.Kafka.Lag += lag
 		v.Jobs.Accepted += s.Stats.Jobs
@@ -216,11 +221,12 @@ func (b *backend) Status(ctx context.Context) (api.StatusView, error) {
 		partitions = append(partitions, int32(s.Partition))
 		v.Shards = append(v.Shards, api.ShardView{Partition: int32(s.Partition), Pending: s.Pending, Delivered: s.OnNodes,
 			Paused: s.Paused, Committed: max(0, s.Next), Highest: s.Read + lag,
-			Restarts: uint64(restarts[fmt.Sprintf("member/shards/shard-%d", s.Partition)])})
+			Restarts: uint64(restarts[name]), Reason: reasons[name]})
 	}
 	for i := range net.Loops {
+		name := fmt.Sprintf("member/gates/gate-%d", i)
 		v.Gates = append(v.Gates, api.GateView{Loop: i, Sessions: m.gateStats.Loop(i),
-			Restarts: uint64(restarts[fmt.Sprintf("member/gates/gate-%d", i)])})
+			Restarts: uint64(restarts[name]), Reason: reasons[name]})
 	}
 	v.Members = []api.MemberView{{Name: m.cfg.Name, Address: m.server.Addr().String(), Version: m.cfg.Version,
 		State: "serving", Nodes: v.Nodes, Partitions: partitions}}
