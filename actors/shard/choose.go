@@ -13,7 +13,6 @@ type choice struct {
 	round     uint32
 	expect    int // shards that have not answered
 	untilMs   int64
-	answerMs  int64 // end of this round
 	found     []Location
 	asking    bool
 	remaining []*assignment // without a node
@@ -52,7 +51,6 @@ func (c *Core) ask(j *job) {
 	shards := c.shards()
 	ch.round++
 	ch.asking, ch.expect, ch.found = true, len(shards), nil
-	ch.answerMs = c.nowMs + c.cfg.SelectMs
 	want := len(j.assignments) // some candidates may be taken already
 	for _, s := range shards {
 		c.eff.Asks = append(c.eff.Asks, Ask{Shard: s, Message: &Select{
@@ -60,7 +58,7 @@ func (c *Core) ask(j *job) {
 			Selector: j.rec.Target.Select, Kind: j.rec.Kind, Count: want,
 		}})
 	}
-	c.timers.set(&j.timer, ch.answerMs)
+	c.timers.set(&j.timer, c.nowMs+c.cfg.SelectMs)
 }
 
 // Select answers another shard's search.

@@ -320,7 +320,6 @@ func (c *Core) charge(j *job, bytes int) {
 }
 
 func (c *Core) done(seq uint64) {
-	c.eff.Finished++
 	if next, moved := c.mark.Done(seq); moved {
 		c.eff.Commit = next
 	}
@@ -389,8 +388,7 @@ func (c *Core) Next() (dueMs int64, ok bool) {
 	return dueMs, ok
 }
 
-// Pending returns how many jobs have not got all their outcomes recorded, and
-// Overfull whether that is more than the shard wants to hold.
+// Pending returns how many jobs have not got all their outcomes recorded.
 func (c *Core) Pending() int { return len(c.jobs) }
 
 // Overfull reports whether the shard should be fed no more for now.

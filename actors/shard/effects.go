@@ -17,7 +17,6 @@ type Effects struct {
 	Asks        []Ask
 	Events      []Event
 	Commit      int64 // the offset to commit, -1 for none
-	Finished    int   // jobs that ended in this step
 }
 
 type (
@@ -88,7 +87,7 @@ func (e *Effects) Reset() {
 	e.Deliveries, e.Withdrawals, e.Acks = e.Deliveries[:0], e.Withdrawals[:0], e.Acks[:0]
 	e.Evictions, e.Outcomes, e.Dead = e.Evictions[:0], e.Outcomes[:0], e.Dead[:0]
 	e.Asks, e.Events = e.Asks[:0], e.Events[:0]
-	e.Commit, e.Finished = -1, 0
+	e.Commit = -1
 }
 
 // The messages between shards.

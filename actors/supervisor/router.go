@@ -60,18 +60,6 @@ func (r *Router) addGate(index uint32, pid *actor.PID) {
 	r.gates.Store(&gates)
 }
 
-// gateSide is the router as gates see it.
-type gateSide struct{ *Router }
-
-// Send implements gate.Shards.
-func (r gateSide) Send(partition uint32, b *actors.FromGate) bool {
-	if r.ToShard(partition, b) {
-		return true
-	}
-	b.Release()
-	return false
-}
-
 // shardSide is the router as shards see the gates.
 type shardSide struct{ *Router }
 

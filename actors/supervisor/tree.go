@@ -124,9 +124,6 @@ func actorName(pid *actor.PID) string {
 // Router returns the way to the tree's actors.
 func (t *Tree) Router() *Router { return t.router }
 
-// GateShards returns the router as gates need it.
-func (t *Tree) GateShards() gate.Shards { return gateSide{t.router} }
-
 // ShardGates returns the router as shards need it to reach gates.
 func (t *Tree) ShardGates() shard.Gates { return shardSide{t.router} }
 

@@ -32,6 +32,12 @@ type turns struct {
 	ended   chan struct{}
 }
 
+// toShards is the way from the gates to the shards, straight.
+type toShards struct{ *Router }
+
+// Send implements gate.Shards.
+func (r toShards) Send(shard uint32, b *actors.FromGate) bool { return r.ToShard(shard, b) }
+
 func newTurns() *turns {
 	l := &turns{decoder: protocol.NewDecoder(), wake: make(chan struct{}, 1), ended: make(chan struct{})}
 	go func() {
@@ -109,7 +115,7 @@ func startFleet(t *testing.T, gates int, partitions uint32) *fleet {
 	f.tree = tree
 	f.cfg.GraceMs, f.cfg.RetryMs, f.cfg.SelectMs, f.cfg.ChooseMs, f.cfg.LocateMs = 50, 10, 50, 500, 100
 	f.cfg.EarlyMs, f.cfg.Partitions, f.cfg.Member = 500, partitions, "m"
-	cfg := &gate.Config{Member: "m", Partitions: partitions, Heartbeat: time.Second, Shards: tree.GateShards(), NowMs: nowMs, Stats: f.stats}
+	cfg := &gate.Config{Member: "m", Partitions: partitions, Heartbeat: time.Second, Shards: toShards{tree.Router()}, NowMs: nowMs, Stats: f.stats}
 	for i := range gates {
 		l := newTurns()
 		f.loops = append(f.loops, l)

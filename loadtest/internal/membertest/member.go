@@ -101,11 +101,7 @@ func (m *Member) Hellos() []protocol.Hello {
 	return append([]protocol.Hello(nil), m.hellos...)
 }
 
-// Accepted returns how many connections were accepted, and Byes how many said CLOSE
-// with reason bye.
-func (m *Member) Accepted() int { m.mu.Lock(); defer m.mu.Unlock(); return m.accepted }
-
-// Byes returns how many nodes said that they leave.
+// Byes returns how many nodes said CLOSE with reason bye.
 func (m *Member) Byes() int { m.mu.Lock(); defer m.mu.Unlock(); return m.byes }
 
 // Pings returns when a node sent PING.

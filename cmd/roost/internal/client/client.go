@@ -53,9 +53,6 @@ func New(base, token string) (*Client, error) {
 // Close closes connections that are idle.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// Base is the address of the API.
-func (c *Client) Base() string { return c.base.String() }
-
 // Unreachable is an error before any answer came.
 type Unreachable struct {
 	Base string // where the API was looked for
