@@ -87,6 +87,11 @@ func (w *writer) int(k string, v int64) {
 	_ = w.mp.EncodeInt(v)
 }
 
+func (w *writer) bool(k string, v bool) {
+	w.key(k)
+	_ = w.mp.EncodeBool(v)
+}
+
 func (w *writer) raw(k string, v []byte) {
 	w.key(k)
 	w.b = append(w.b, v...)

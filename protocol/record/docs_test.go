@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/vmihailenco/msgpack/v5"
@@ -50,12 +51,12 @@ func rows(t *testing.T, heading string) [][]string {
 
 func TestDocJobs(t *testing.T) {
 	docs := blocks(t, "json job")
-	require.Len(t, docs, 4)
+	require.Len(t, docs, 5)
 	for _, js := range docs {
 		_, err := both(t, js)
 		require.NoError(t, err, js)
 	}
-	require.Len(t, regexp.MustCompile("(?m)^```\\w").FindAllString(recordsDoc(t), -1), 7, "every block is of a kind that is tested")
+	require.Len(t, regexp.MustCompile("(?m)^```\\w").FindAllString(recordsDoc(t), -1), 9, "every block is of a kind that is tested")
 	small, err := ParseJob("", []byte(docs[0]))
 	require.NoError(t, err)
 	var b []byte
@@ -96,6 +97,39 @@ func TestDocResults(t *testing.T) {
 	require.Equal(t, reflect.TypeFor[Result]().NumField(), len(names)-1, "output has two names")
 }
 
+func TestDocProgress(t *testing.T) {
+	docs := blocks(t, "json progress")
+	require.Len(t, docs, 1)
+	p, err := ParseProgress([]byte(docs[0]))
+	require.NoError(t, err)
+	require.JSONEq(t, docs[0], string(AppendProgress(nil, &p)), "the example has every field that is written, and no other")
+	var have []string
+	for _, row := range rows(t, "## The progress record") {
+		have = append(have, row[0])
+	}
+	require.ElementsMatch(t, keysOf(t, AppendProgress(nil, &p)), have)
+	require.Equal(t, reflect.TypeFor[Progress]().NumField(), len(have))
+}
+
+func TestDocCancel(t *testing.T) {
+	var have []string
+	for _, row := range rows(t, "## The cancel record") {
+		have = append(have, row[0])
+	}
+	require.Equal(t, cancelNames, have)
+	for _, start := range []string{ReasonDuplicate, ReasonCancel} {
+		require.Contains(t, recordsDoc(t), "`"+start+"` ")
+	}
+}
+
+// The pauses that the text tells are those that the code makes.
+func TestDocBackoff(t *testing.T) {
+	require.Contains(t, recordsDoc(t), "With `backoff_ms` 1000 the second attempt follows 1 s after the end of the first, the third 2 s after the end of the second, then\n4 s, and so on up to 300 s.")
+	for n, want := range map[uint32]time.Duration{2: time.Second, 3: 2 * time.Second, 4: 4 * time.Second, 100: 300 * time.Second} {
+		require.Equal(t, want, Pause(DefaultBackoff, n))
+	}
+}
+
 func keysOf(t *testing.T, js []byte) []string {
 	b, err := FromJSON(js)
 	require.NoError(t, err)
@@ -122,7 +156,8 @@ func unique(list []string) []string {
 
 func TestDocJobFields(t *testing.T) {
 	defaults := map[string]string{"timeout_ms": fmt.Sprint(DefaultTimeout.Milliseconds()), "ttl_ms": fmt.Sprint(DefaultTTL.Milliseconds()),
-		"attempts": fmt.Sprint(DefaultAttempts), "priority": "0", "target.select.count": "1", "id": "required", "kind": "required", "target": "required"}
+		"attempts": fmt.Sprint(DefaultAttempts), "priority": "0", "cancel": "false",
+		"backoff_ms": fmt.Sprint(DefaultBackoff.Milliseconds()), "target.select.count": "1", "id": "required", "kind": "required", "target": "required"}
 	allowed := map[string]string{
 		"id": fmt.Sprintf("1 to %d bytes", protocol.MaxJobIDBytes), "kind": fmt.Sprintf("1 to %d bytes", protocol.MaxKindBytes),
 		"target.node": fmt.Sprintf("1 to %d bytes", protocol.MaxNodeIDBytes), "target.nodes": fmt.Sprintf("1 to %d,", MaxTargets),
@@ -132,7 +167,8 @@ func TestDocJobFields(t *testing.T) {
 		"args":       fmt.Sprintf("up to %d bytes as msgpack, nested up to %d deep", protocol.MaxPayloadBytes, protocol.MaxPayloadDepth),
 		"timeout_ms": fmt.Sprintf("1 to %d", protocol.MaxTimeoutMs), "ttl_ms": fmt.Sprintf("1 to %d", MaxTTL.Milliseconds()),
 		"attempts": fmt.Sprintf("1 to %d", protocol.MaxAttempts), "priority": fmt.Sprintf("0 to %d", protocol.MaxPriority),
-		"tenant": fmt.Sprintf("up to %d bytes", MaxTenantBytes),
+		"tenant": fmt.Sprintf("up to %d bytes", MaxTenantBytes), "reason": fmt.Sprintf("up to %d bytes", MaxReasonBytes),
+		"backoff_ms": fmt.Sprintf("0 to %d; 0: none", MaxBackoff.Milliseconds()),
 	}
 	var want, have []string
 	want = append(want, jobNames...)

@@ -37,6 +37,7 @@ func FuzzParseJob(f *testing.F) {
 		`{"id":"j","kind":"k","target":{"nodes":["a","b"]},"args":[1,1.0,"é",null],"ttl_ms":5}`,
 		`{"id":"j","kind":"k","target":{"select":{"country":"AU","city":"x","asn":7,"platform":"p","tags":["t"],"count":3}},"priority":9,"tenant":"t"}`,
 		`{"id":"j","kind":"k","target":{"node":"n"},"deadline_ms":1,"not_before_ms":2,"attempts":100}`,
+		`{"id":"j","kind":"k","target":{"node":"n"},"backoff_ms":0,"cancel":false}`, `{"id":"j","cancel":true,"reason":"r","tenant":"t"}`,
 		`{"id":"j","id":"k"}`, `{"bad":[[[[1]]]],"id":"j"}`,
 	} {
 		f.Add(ContentJSON, []byte(s))
@@ -66,7 +67,7 @@ func FuzzParseJob(f *testing.F) {
 		if err := j.Validate(); err != nil {
 			t.Fatalf("parsed %+v, which is not valid: %v", j, err)
 		}
-		if n := j.Target.Size(); n < 1 || n > MaxTargets || j.Key() == "" {
+		if n := j.Target.Size(); n < 1 != j.Cancel || n > MaxTargets || j.Key() == "" {
 			t.Fatalf("size %d, key %q", n, j.Key())
 		}
 		writeAgain(t, j, j.Encoding)
@@ -142,6 +143,23 @@ func FuzzParseResult(f *testing.F) {
 			if err != nil || !bytes.Equal(b, b2) && enc == JSON || !reflect.DeepEqual(first, second) {
 				t.Fatalf("%q\n%q: %v", b, b2, err)
 			}
+		}
+	})
+}
+
+func FuzzParseProgress(f *testing.F) {
+	f.Add(AppendProgress(nil, &Progress{Partition: 3, Offset: 1041, JobMs: 1790000000000, TimeMs: 1790000000431, Member: "roost-1"}))
+	f.Add([]byte(`{"partition":2147483647,"offset":9223372036854775807,"job_ms":-1,"member":"\ud800\u0000","later":[1]}`))
+	f.Fuzz(func(t *testing.T, value []byte) {
+		var p Progress
+		var err error
+		bounded(t, value, func() { p, err = ParseProgress(value) })
+		if err != nil {
+			return
+		}
+		b := AppendProgress(nil, &p)
+		if back, err := ParseProgress(b); err != nil || back != p || !json.Valid(b) {
+			t.Fatalf("%+v\n%s\n%+v: %v", p, b, back, err)
 		}
 	})
 }

@@ -14,7 +14,12 @@ const (
 	DefaultTimeout  = 30 * time.Second
 	DefaultTTL      = time.Hour
 	DefaultAttempts = 3
+	DefaultBackoff  = time.Second
 )
+
+// NoBackoff as a job's Backoff lets further attempts follow at once: `backoff_ms` 0.
+// It is the shortest negative duration, so its Milliseconds are 0.
+const NoBackoff time.Duration = -1
 
 // Limits of a job record.
 const (
@@ -24,6 +29,11 @@ const (
 	MaxTenantBytes = 64
 	// MaxTTL caps how long a job may wait for its nodes.
 	MaxTTL = 30 * 24 * time.Hour
+	// MaxBackoff caps a pause between two attempts, the one given as well as what
+	// doubling makes of it.
+	MaxBackoff = 5 * time.Minute
+	// MaxReasonBytes caps why a job was cancelled.
+	MaxReasonBytes = 256
 )
 
 // Encoding is how a record's value is written.
@@ -50,6 +60,14 @@ const (
 	HeaderTopic     = "roost-topic"
 	HeaderPartition = "roost-partition"
 	HeaderOffset    = "roost-offset"
+)
+
+// What a [HeaderReason] starts with when nothing is wrong with the record's form.
+const (
+	// ReasonDuplicate: a job with this id was taken before.
+	ReasonDuplicate = "duplicate: "
+	// ReasonCancel: a cancel record for a job that is not known.
+	ReasonCancel = "cancel: "
 )
 
 // ContentType returns the encoding's content type.
@@ -83,7 +101,8 @@ func Detect(contentType string, value []byte) (Encoding, error) {
 	return Msgpack, nil
 }
 
-// Job is one record of the jobs topic: what to run, and on which nodes.
+// Job is one record of the jobs topic: what to run, and on which nodes. With Cancel
+// it is a cancel record, which has ID, CancelReason and Tenant beside it and no more.
 type Job struct {
 	ID          string // chosen by the producer, unique among its jobs
 	Kind        string // names the handler on the node
@@ -94,9 +113,27 @@ type Job struct {
 	TTL         time.Duration // deadline relative to the record's timestamp, when DeadlineMs is 0
 	NotBeforeMs int64         // Unix time; 0: at once
 	Attempts    uint32        // deliveries that may be tried in all
+	Backoff     time.Duration // pause before the second attempt, see [Pause]; 0: the default, [NoBackoff]: none
 	Priority    uint8         // 0 to 9, higher first
 	Tenant      string        // who the job belongs to; copied to results
-	Encoding    Encoding      // how the record was written; results are written the same
+
+	Cancel       bool   // ends the job ID instead of starting one
+	CancelReason string // why; the Error of its results
+
+	Encoding Encoding // how the record was written; results are written the same
+}
+
+// Pause returns how long attempt number n (the first is 1) waits after the one before
+// has ended: nothing before the first, backoff before the second, and twice as long
+// for each further one, up to [MaxBackoff]. backoff is a valid job's.
+func Pause(backoff time.Duration, n uint32) time.Duration {
+	if n < 2 || backoff <= 0 {
+		return 0
+	}
+	for ; n > 2 && backoff < MaxBackoff; n-- {
+		backoff *= 2
+	}
+	return min(backoff, MaxBackoff)
 }
 
 // Target says which nodes run a job: exactly one of its fields is set.
@@ -177,7 +214,9 @@ func (t *Target) Size() int {
 }
 
 // Key returns the Kafka key that a producer gives the job: the node's id when it is
-// for one node, so that it lands on that node's shard; else the job's id.
+// for one node, so that it lands on that node's shard; else the job's id. A cancel
+// record needs the key of the job's record, which it does not know itself: its Key is
+// right only for a job that was not for one node.
 func (j *Job) Key() string {
 	if j.Target.Node != "" {
 		return j.Target.Node
@@ -201,6 +240,12 @@ func (j *Job) validate() error {
 	if err := checkID("id", j.ID, protocol.MaxJobIDBytes); err != nil {
 		return err
 	}
+	if j.Cancel {
+		return j.validateCancel()
+	}
+	if j.CancelReason != "" {
+		return fmt.Errorf("reason: only allowed beside cancel: true")
+	}
 	if err := checkID("kind", j.Kind, protocol.MaxKindBytes); err != nil {
 		return err
 	}
@@ -211,6 +256,40 @@ func (j *Job) validate() error {
 		return fmt.Errorf("args: %d bytes as msgpack; at most %d are allowed", len(j.Args), protocol.MaxPayloadBytes)
 	}
 	return j.validateKnobs()
+}
+
+// validateCancel names the first field that a cancel record must not have.
+func (j *Job) validateCancel() error {
+	for _, f := range []struct {
+		name string
+		set  bool
+	}{
+		{"kind", j.Kind != ""},
+		{"target", j.Target.Node != "" || len(j.Target.Nodes) > 0 || j.Target.Select != nil},
+		{"args", len(j.Args) > 0},
+		{"timeout_ms", j.Timeout != 0},
+		{"deadline_ms", j.DeadlineMs != 0},
+		{"ttl_ms", j.TTL != 0},
+		{"not_before_ms", j.NotBeforeMs != 0},
+		{"attempts", j.Attempts != 0},
+		{"backoff_ms", j.Backoff != 0},
+		{"priority", j.Priority != 0},
+	} {
+		if f.set {
+			return notInCancel(f.name)
+		}
+	}
+	switch {
+	case len(j.CancelReason) > MaxReasonBytes:
+		return fmt.Errorf("reason: %d bytes; at most %d are allowed", len(j.CancelReason), MaxReasonBytes)
+	case !utf8.ValidString(j.CancelReason):
+		return fmt.Errorf("reason: not valid UTF-8")
+	}
+	return j.validateTenant()
+}
+
+func notInCancel(field string) error {
+	return fmt.Errorf("%s: not allowed in a cancel record; allowed are %s", field, strings.Join(cancelNames, ", "))
 }
 
 func (j *Job) validateKnobs() error {
@@ -224,18 +303,36 @@ func (j *Job) validateKnobs() error {
 		j.Attempts = DefaultAttempts
 	}
 	switch {
+	case j.Backoff == 0:
+		j.Backoff = DefaultBackoff
+	case j.Backoff < 0:
+		j.Backoff = NoBackoff
+	}
+	switch {
 	case j.Timeout < time.Millisecond || j.Timeout > protocol.MaxTimeoutMs*time.Millisecond:
 		return fmt.Errorf("timeout_ms: %d; allowed are 1 to %d", j.Timeout.Milliseconds(), protocol.MaxTimeoutMs)
 	case j.TTL < time.Millisecond || j.TTL > MaxTTL:
 		return fmt.Errorf("ttl_ms: %d; allowed are 1 to %d", j.TTL.Milliseconds(), MaxTTL.Milliseconds())
 	case j.DeadlineMs < 0:
-		return fmt.Errorf("deadline_ms: %d; it is a Unix time in milliseconds", j.DeadlineMs)
+		return badDeadline(j.DeadlineMs)
 	case j.NotBeforeMs < 0:
 		return fmt.Errorf("not_before_ms: %d; it is a Unix time in milliseconds", j.NotBeforeMs)
 	case j.Attempts > protocol.MaxAttempts:
 		return fmt.Errorf("attempts: %d; allowed are 1 to %d", j.Attempts, protocol.MaxAttempts)
+	case j.Backoff > MaxBackoff || j.Backoff > 0 && j.Backoff < time.Millisecond:
+		return fmt.Errorf("backoff_ms: %v; allowed are 0 to %d", float64(j.Backoff)/1e6, MaxBackoff.Milliseconds())
 	case j.Priority > protocol.MaxPriority:
 		return fmt.Errorf("priority: %d; allowed are 0 to %d", j.Priority, protocol.MaxPriority)
+	}
+	return j.validateTenant()
+}
+
+func badDeadline(ms int64) error {
+	return fmt.Errorf("deadline_ms: %d; it is a Unix time in milliseconds", ms)
+}
+
+func (j *Job) validateTenant() error {
+	switch {
 	case len(j.Tenant) > MaxTenantBytes:
 		return fmt.Errorf("tenant: %d bytes; at most %d are allowed", len(j.Tenant), MaxTenantBytes)
 	case !utf8.ValidString(j.Tenant):

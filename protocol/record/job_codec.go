@@ -11,7 +11,8 @@ import (
 // names: JSON is turned into msgpack first, so that there is one set of rules.
 var (
 	jobNames = []string{"id", "kind", "target", "args", "timeout_ms", "deadline_ms",
-		"ttl_ms", "not_before_ms", "attempts", "priority", "tenant"}
+		"ttl_ms", "not_before_ms", "attempts", "backoff_ms", "priority", "tenant", "cancel", "reason"}
+	cancelNames   = []string{"id", "cancel", "reason", "tenant"}
 	targetNames   = []string{"node", "nodes", "select"}
 	selectorNames = []string{"country", "city", "asn", "platform", "tags", "count"}
 )
@@ -48,8 +49,8 @@ func ParseJob(contentType string, value []byte) (Job, error) {
 	return j, nil
 }
 
-// AppendJob appends the job as a record value in its encoding. The error is about
-// Args: not one msgpack value, or without a JSON form.
+// AppendJob appends the job as a record value in its encoding; of one with Cancel only
+// what a cancel record has. The error is about Args: not one msgpack value, or without a JSON form.
 func AppendJob(dst []byte, j *Job) ([]byte, error) {
 	if len(j.Args) > 0 {
 		if err := protocol.CheckPayload(j.Args); err != nil {
@@ -72,6 +73,7 @@ func AppendJob(dst []byte, j *Job) ([]byte, error) {
 
 func (r *reader) job(j *Job) {
 	var seen uint32
+	var ofJob string // the first field that a cancel record must not have
 	for range r.mapLen("the record") {
 		key, ok := r.field("", jobNames, &seen)
 		switch {
@@ -81,30 +83,68 @@ func (r *reader) job(j *Job) {
 			continue
 		}
 		switch key {
-		case "id":
-			j.ID = r.text(key)
-		case "kind":
-			j.Kind = r.text(key)
-		case "target":
-			r.target(&j.Target)
-		case "args":
-			j.Args = r.raw(key)
-		case "timeout_ms":
-			j.Timeout = r.millis(key, protocol.MaxTimeoutMs)
-		case "deadline_ms":
-			j.DeadlineMs = r.int(key)
-		case "ttl_ms":
-			j.TTL = r.millis(key, MaxTTL.Milliseconds())
-		case "not_before_ms":
-			j.NotBeforeMs = r.int(key)
-		case "attempts":
-			j.Attempts = uint32(r.uint(key, 1, protocol.MaxAttempts))
-		case "priority":
-			j.Priority = uint8(r.uint(key, 0, protocol.MaxPriority))
-		case "tenant":
-			j.Tenant = r.text(key)
+		case "id", "tenant", "cancel", "reason":
+			r.anyField(j, key)
+			continue
 		}
+		if ofJob == "" {
+			ofJob = key
+		}
+		r.jobField(j, key)
 	}
+	if r.err == nil && j.Cancel && ofJob != "" {
+		r.err = notInCancel(ofJob)
+	}
+}
+
+// anyField reads what jobs and cancel records both may have.
+func (r *reader) anyField(j *Job, key string) {
+	switch key {
+	case "id":
+		j.ID = r.text(key)
+	case "tenant":
+		j.Tenant = r.text(key)
+	case "cancel":
+		j.Cancel = r.bool(key)
+	case "reason":
+		j.CancelReason = r.text(key)
+	}
+}
+
+func (r *reader) jobField(j *Job, key string) {
+	switch key {
+	case "kind":
+		j.Kind = r.text(key)
+	case "target":
+		r.target(&j.Target)
+	case "args":
+		j.Args = r.raw(key)
+	case "timeout_ms":
+		j.Timeout = r.millis(key, protocol.MaxTimeoutMs)
+	case "deadline_ms":
+		if j.DeadlineMs = r.int(key); r.err == nil && j.DeadlineMs <= 0 {
+			r.err = badDeadline(j.DeadlineMs)
+		}
+	case "ttl_ms":
+		j.TTL = r.millis(key, MaxTTL.Milliseconds())
+	case "not_before_ms":
+		j.NotBeforeMs = r.int(key)
+	case "attempts":
+		j.Attempts = uint32(r.uint(key, 1, protocol.MaxAttempts))
+	case "backoff_ms":
+		j.Backoff = r.backoff(key)
+	case "priority":
+		j.Priority = uint8(r.uint(key, 0, protocol.MaxPriority))
+	}
+}
+
+// backoff tells none from an absent one, which stays 0.
+func (r *reader) backoff(field string) time.Duration {
+	ms := r.uint(field, 0, MaxBackoff.Milliseconds())
+	if ms == 0 {
+		return NoBackoff
+	}
+	return time.Duration(ms) * time.Millisecond
 }
 
 func (r *reader) millis(field string, most int64) time.Duration {
@@ -196,6 +236,11 @@ func salvage(r *reader, enc Encoding) Job {
 func (w *writer) job(j *Job) {
 	outer := w.begin()
 	w.text("id", j.ID)
+	if j.Cancel {
+		w.cancel(j)
+		w.end(outer)
+		return
+	}
 	w.text("kind", j.Kind)
 	w.key("target")
 	w.target(&j.Target)
@@ -217,6 +262,12 @@ func (w *writer) job(j *Job) {
 	if j.Attempts > 0 {
 		w.int("attempts", int64(j.Attempts))
 	}
+	switch {
+	case j.Backoff > 0:
+		w.int("backoff_ms", j.Backoff.Milliseconds())
+	case j.Backoff < 0:
+		w.int("backoff_ms", 0)
+	}
 	if j.Priority > 0 {
 		w.int("priority", int64(j.Priority))
 	}
@@ -224,6 +275,16 @@ func (w *writer) job(j *Job) {
 		w.text("tenant", j.Tenant)
 	}
 	w.end(outer)
+}
+
+func (w *writer) cancel(j *Job) {
+	w.bool("cancel", true)
+	if j.CancelReason != "" {
+		w.text("reason", j.CancelReason)
+	}
+	if j.Tenant != "" {
+		w.text("tenant", j.Tenant)
+	}
 }
 
 func (w *writer) target(t *Target) {

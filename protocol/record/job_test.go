@@ -81,27 +81,76 @@ func plain(v any) any {
 
 func TestParseJob(t *testing.T) {
 	j, err := both(t, `{"id":"j1","kind":"http","target":{"node":"n1"},"args":{"url":"https://x/?a=1&b=2","n":1,"f":1.5},
-		"timeout_ms":5000,"deadline_ms":1790000000000,"ttl_ms":60000,"not_before_ms":1780000000000,"attempts":5,"priority":9,"tenant":"t 1"}`)
+		"timeout_ms":5000,"deadline_ms":1790000000000,"ttl_ms":60000,"not_before_ms":1780000000000,"attempts":5,"backoff_ms":250,"priority":9,"tenant":"t 1"}`)
 	require.NoError(t, err)
 	require.JSONEq(t, `{"url":"https://x/?a=1&b=2","n":1,"f":1.5}`, string(j.Args))
 	j.Args = nil
 	require.Equal(t, Job{ID: "j1", Kind: "http", Target: Target{Node: "n1"}, Timeout: 5 * time.Second, DeadlineMs: 1790000000000,
-		TTL: time.Minute, NotBeforeMs: 1780000000000, Attempts: 5, Priority: 9, Tenant: "t 1", Encoding: JSON}, j)
+		TTL: time.Minute, NotBeforeMs: 1780000000000, Attempts: 5, Backoff: 250 * time.Millisecond, Priority: 9, Tenant: "t 1", Encoding: JSON}, j)
 	require.Equal(t, "n1", j.Key())
 	require.Equal(t, 1, j.Target.Size())
 }
 
 func TestParseJobDefaults(t *testing.T) {
-	want := Job{ID: "j", Kind: "k", Target: Target{Select: &Selector{Count: 1}}, Timeout: DefaultTimeout, TTL: DefaultTTL, Attempts: DefaultAttempts, Encoding: JSON}
+	want := Job{ID: "j", Kind: "k", Target: Target{Select: &Selector{Count: 1}}, Timeout: DefaultTimeout, TTL: DefaultTTL, Attempts: DefaultAttempts, Backoff: DefaultBackoff, Encoding: JSON}
 	for _, js := range []string{
 		`{"id":"j","kind":"k","target":{"select":{}}}`,
 		` { "kind":"k", "target":{"select":{"count":null,"tags":null},"node":null,"nodes":null}, "id":"j", "timeout_ms":null, "ttl_ms":null,
-			"attempts":null,"priority":null,"tenant":null,"args":null,"deadline_ms":null,"not_before_ms":null}`,
+			"attempts":null,"priority":null,"tenant":null,"args":null,"deadline_ms":null,"not_before_ms":null,"backoff_ms":null,"cancel":null,"reason":null}`,
+		`{"id":"j","kind":"k","target":{"select":{}},"cancel":false,"reason":""}`,
 	} {
 		j, err := both(t, js)
 		require.NoError(t, err)
 		require.Equal(t, want, j)
 		require.Equal(t, "j", j.Key())
+	}
+}
+
+// None is not the same as nothing said, in both encodings and there and back.
+func TestBackoff(t *testing.T) {
+	const head = `{"id":"j","kind":"k","target":{"node":"n"}`
+	for js, want := range map[string]time.Duration{
+		head + `}`: DefaultBackoff, head + `,"backoff_ms":null}`: DefaultBackoff, head + `,"backoff_ms":0}`: NoBackoff,
+		head + `,"backoff_ms":1}`: time.Millisecond, head + `,"backoff_ms":300000}`: MaxBackoff,
+	} {
+		j, err := both(t, js)
+		require.NoError(t, err, js)
+		require.Equal(t, want, j.Backoff, js)
+		for _, j.Encoding = range []Encoding{JSON, Msgpack} {
+			b, err := AppendJob(nil, &j)
+			require.NoError(t, err)
+			back, err := ParseJob("", b)
+			require.NoError(t, err)
+			require.Equal(t, j, back)
+		}
+	}
+	require.Zero(t, NoBackoff.Milliseconds())
+	made := Job{ID: "j", Kind: "k", Target: Target{Node: "n"}}
+	b, err := AppendJob(nil, &made)
+	require.NoError(t, err)
+	back, err := ParseJob("", b)
+	require.NoError(t, err)
+	require.Equal(t, DefaultBackoff, back.Backoff, "what a program does not set is the default")
+	for given, why := range map[time.Duration]string{MaxBackoff + 1: "backoff_ms: 300000", time.Microsecond: "backoff_ms: 0.001"} {
+		made.Backoff = given
+		require.ErrorContains(t, made.Validate(), why)
+	}
+	made.Backoff = -time.Hour
+	require.NoError(t, made.Validate())
+	require.Equal(t, NoBackoff, made.Backoff)
+}
+
+func TestPause(t *testing.T) {
+	for _, test := range []struct {
+		backoff time.Duration
+		n       uint32
+		want    time.Duration
+	}{
+		{time.Second, 0, 0}, {time.Second, 1, 0}, {time.Second, 2, time.Second}, {time.Second, 3, 2 * time.Second}, {time.Second, 10, 256 * time.Second},
+		{time.Second, 11, MaxBackoff}, {time.Second, 100, MaxBackoff}, {time.Millisecond, 1<<32 - 1, MaxBackoff}, {MaxBackoff, 2, MaxBackoff}, {MaxBackoff, 3, MaxBackoff},
+		{NoBackoff, 2, 0}, {NoBackoff, 50, 0},
+	} {
+		require.Equal(t, test.want, Pause(test.backoff, test.n), test)
 	}
 }
 
@@ -160,7 +209,8 @@ func TestParseJobRefuses(t *testing.T) {
 		with(`"timeout_ms":0`): "timeout_ms: 0; allowed are 1 to 86400000", with(`"timeout_ms":86400001`): "timeout_ms", with(`"timeout_ms":-1`): "timeout_ms: -1",
 		with(`"timeout_ms":9223372036854775807`): "timeout_ms: 9223372036854775807", with(`"timeout_ms":1.0`): "timeout_ms: an integer",
 		with(`"timeout_ms":"5"`): "timeout_ms: an integer", with(`"ttl_ms":0`): "ttl_ms: 0", with(`"ttl_ms":2592000001`): "ttl_ms",
-		with(`"deadline_ms":-5`): "deadline_ms: -5; it is a Unix time", with(`"not_before_ms":-5`): "not_before_ms: -5",
+		with(`"backoff_ms":-1`): "backoff_ms: -1; allowed are 0 to 300000", with(`"backoff_ms":300001`): "backoff_ms: 300001", with(`"backoff_ms":"1s"`): "backoff_ms: an integer",
+		with(`"deadline_ms":0`): "deadline_ms: 0; it is a Unix time", with(`"deadline_ms":-5`): "deadline_ms: -5; it is a Unix time", with(`"not_before_ms":-5`): "not_before_ms: -5",
 		with(`"attempts":0`): "attempts: 0; allowed are 1 to 100", with(`"attempts":101`): "attempts: 101", with(`"priority":10`): "priority: 10; allowed are 0 to 9",
 		with(`"priority":-1`): "priority: -1", with(`"tenant":"` + x(65) + `"`): "tenant: 65", with(`"tenant":5`): "tenant: a string",
 		with(`"retries":3`): `unknown field "retries"; allowed are id, kind, target, args, timeout_ms`, with(`"Timeout_ms":3`): "unknown field",
@@ -221,6 +271,7 @@ func TestParseJobSalvages(t *testing.T) {
 	for js, want := range map[string]Job{
 		`{"bad":1,"target":7,"id":"j","kind":"k","tenant":"t"}`:  {ID: "j", Kind: "k", Tenant: "t"},
 		`{"attempts":0,"id":"j"}`:                                {ID: "j"},
+		`{"kind":"k","cancel":true,"id":"j"}`:                    {ID: "j", Kind: "k"},
 		`{"id":"j","kind":"k","target":{"node":"n"},"tenant":1}`: {ID: "j", Kind: "k"},
 		`{"id":"j j","kind":"k k","bad":1}`:                      {},
 		`{"id":"` + strings.Repeat("x", 129) + `"}`:              {},
@@ -267,8 +318,14 @@ func genJob(t *rapid.T) Job {
 		TTL:        time.Duration(rapid.Int64Range(1, MaxTTL.Milliseconds()).Draw(t, "ttl")) * time.Millisecond,
 		DeadlineMs: rapid.Int64Min(0).Draw(t, "deadline"), NotBeforeMs: rapid.Int64Min(0).Draw(t, "not before"),
 		Attempts: rapid.Uint32Range(1, protocol.MaxAttempts).Draw(t, "attempts"), Priority: rapid.Uint8Range(0, protocol.MaxPriority).Draw(t, "priority"),
-		Tenant: txt(MaxTenantBytes), Encoding: rapid.SampledFrom([]Encoding{JSON, Msgpack}).Draw(t, "encoding")}
-	switch rapid.IntRange(0, 2).Draw(t, "target") {
+		Backoff: NoBackoff,
+		Tenant:  txt(MaxTenantBytes), Encoding: rapid.SampledFrom([]Encoding{JSON, Msgpack}).Draw(t, "encoding")}
+	if ms := rapid.Int64Range(0, MaxBackoff.Milliseconds()).Draw(t, "backoff"); ms > 0 {
+		j.Backoff = time.Duration(ms) * time.Millisecond
+	}
+	switch rapid.IntRange(0, 3).Draw(t, "target") {
+	case 3:
+		return Job{ID: j.ID, Cancel: true, CancelReason: txt(MaxReasonBytes), Tenant: j.Tenant, Encoding: j.Encoding}
 	case 0:
 		j.Target.Node = id(128)
 	case 1:

@@ -194,6 +194,16 @@ func (r *reader) uint(field string, low, high int64) uint64 {
 	return uint64(v)
 }
 
+func (r *reader) bool(field string) bool {
+	c := r.code()
+	if c != 0xc2 && c != 0xc3 {
+		r.fail("%s: true or false is expected", field)
+		return false
+	}
+	r.pos++
+	return c == 0xc3
+}
+
 func (r *reader) float(field string) float64 {
 	if r.err != nil {
 		return 0
