@@ -393,6 +393,9 @@ func (g *Gate) Reregister(s *session.Session, a *protocol.Attributes) {
 // Decoder implements session.Uplink.
 func (g *Gate) Decoder() *protocol.Decoder { return g.door.loop.Decoder() }
 
+// NowMs implements session.Uplink.
+func (g *Gate) NowMs() int64 { return g.cfg.NowMs() }
+
 // Scratch implements session.Uplink.
 func (g *Gate) Scratch() *session.Scratch { return &g.scratch }
 

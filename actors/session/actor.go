@@ -37,6 +37,7 @@ type Uplink interface {
 	Reregister(s *Session, a *protocol.Attributes)
 	Decoder() *protocol.Decoder
 	Scratch() *Scratch
+	NowMs() int64
 }
 
 // Scratch is what the sessions of one event loop share, since only one of them runs
@@ -118,7 +119,7 @@ func (s *Session) Receive(ctx actor.Context) {
 		m.Err = s.frame(m.Type, m.Body)
 	case *Deliver:
 		eff := s.begin()
-		s.core.Deliver(*m.Delivery, eff)
+		s.core.Deliver(s.uplink.NowMs(), *m.Delivery, eff)
 		s.apply(eff)
 	case *Acked:
 		s.acked(m.Ack)
@@ -146,13 +147,18 @@ func (s *Session) frame(t protocol.Type, body []byte) error {
 			return err
 		}
 		eff := s.begin()
-		expected := s.core.Answered(sc.result.JobID, eff)
+		expected := s.core.Answered(s.uplink.NowMs(), sc.result.JobID, eff)
 		s.uplink.Result(s, &sc.result, expected)
 		s.apply(eff)
 	case protocol.TypePing:
 		var m protocol.Ping
 		if err := dec.Decode(body, &m); err != nil {
 			return err
+		}
+		if s.core.Queued() > 0 {
+			eff := s.begin()
+			s.core.Overdue(s.uplink.NowMs(), eff)
+			s.apply(eff)
 		}
 		return s.conn.Append(&protocol.Pong{Nonce: m.Nonce})
 	case protocol.TypePong:
@@ -194,7 +200,7 @@ func (s *Session) control(t protocol.Type, body []byte, dec *protocol.Decoder) e
 			return err
 		}
 		eff := s.begin()
-		s.core.SetCredit(m.Credit, eff)
+		s.core.SetCredit(s.uplink.NowMs(), m.Credit, eff)
 		s.apply(eff)
 	case protocol.TypeAttributes:
 		var m protocol.AttributesUpdate
@@ -225,7 +231,7 @@ func (s *Session) acked(a *actors.Ack) {
 
 func (s *Session) withdraw(w *actors.Withdrawal) {
 	eff := s.begin()
-	if s.core.Withdraw(w.JobID, w.Attempt, eff) {
+	if s.core.Withdraw(s.uplink.NowMs(), w.JobID, w.Attempt, eff) {
 		s.append(&protocol.Cancel{JobID: []byte(w.JobID), Attempt: w.Attempt, Reason: w.Reason})
 	}
 	s.apply(eff)
@@ -240,6 +246,10 @@ func (s *Session) begin() *Effects {
 func (s *Session) apply(eff *Effects) {
 	// By index: a send that closes the connection may end the session, which empties
 	// the effects under way.
+	for i := 0; i < len(eff.Cancels); i++ {
+		w := &eff.Cancels[i]
+		s.append(&protocol.Cancel{JobID: []byte(w.JobID), Attempt: w.Attempt, Reason: w.Reason})
+	}
 	for i := 0; i < len(eff.Jobs); i++ {
 		s.send(&eff.Jobs[i])
 	}

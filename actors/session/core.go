@@ -11,11 +11,17 @@ import (
 // shard that hears busy tries again later, so this bounds memory, not work.
 const MaxQueued = 1024
 
+// overdueMs is how long past its timeout a job counts against a node's credit. The
+// shard that has it withdraws it sooner; this is for jobs that no shard knows of any
+// more, since it began anew.
+const overdueMs = 30_000
+
 // Effects is what a step of the core wants done, in order. The caller owns and
 // reuses it.
 type Effects struct {
-	Jobs    []actors.Delivery // to be sent to the node
-	Notices []ShardNotice     // to be told to shards
+	Cancels []actors.Withdrawal // to be told to the node; first, as they make room
+	Jobs    []actors.Delivery   // to be sent to the node
+	Notices []ShardNotice       // to be told to shards
 }
 
 // ShardNotice is a notice and the shard that it is for.
@@ -26,14 +32,16 @@ type ShardNotice struct {
 
 // Reset empties the effects for the next step.
 func (e *Effects) Reset() {
+	clear(e.Cancels)
 	clear(e.Jobs)
 	clear(e.Notices)
-	e.Jobs, e.Notices = e.Jobs[:0], e.Notices[:0]
+	e.Cancels, e.Jobs, e.Notices = e.Cancels[:0], e.Jobs[:0], e.Notices[:0]
 }
 
 // inflight is a delivery that the node has and has not answered.
 type inflight struct {
 	jobID   string
+	untilMs int64 // counts against the credit; 0: for ever
 	shard   uint32
 	attempt uint32
 }
@@ -53,11 +61,12 @@ type Core struct {
 }
 
 // Deliver takes one delivery for the node.
-func (c *Core) Deliver(d actors.Delivery, eff *Effects) {
+func (c *Core) Deliver(nowMs int64, d actors.Delivery, eff *Effects) {
 	if i := c.find(d.JobID); i >= 0 {
 		// A restarted shard sends again what the node may already have: the node
 		// sorts out duplicates, the credit is counted once.
 		c.inflight[i].attempt, c.inflight[i].shard = d.Attempt, d.Shard
+		c.inflight[i].untilMs = until(nowMs, &d)
 		eff.Jobs = append(eff.Jobs, d)
 		return
 	}
@@ -66,8 +75,11 @@ func (c *Core) Deliver(d actors.Delivery, eff *Effects) {
 		c.notice(eff, actors.Queued, &d)
 		return
 	}
+	if uint32(len(c.inflight)) >= c.credit {
+		c.Overdue(nowMs, eff)
+	}
 	if uint32(len(c.inflight)) < c.credit {
-		c.send(d, eff)
+		c.send(nowMs, d, eff)
 		return
 	}
 	if len(c.queue) >= MaxQueued {
@@ -82,13 +94,27 @@ func (c *Core) Deliver(d actors.Delivery, eff *Effects) {
 	c.notice(eff, actors.Queued, &d)
 }
 
+func until(nowMs int64, d *actors.Delivery) int64 { return nowMs + int64(d.TimeoutMs) + overdueMs }
+
+// Overdue forgets jobs that the node should have answered long ago, and has it forget
+// them too, when others wait for the room.
+func (c *Core) Overdue(nowMs int64, eff *Effects) {
+	for i := len(c.inflight) - 1; i >= 0; i-- {
+		if f := &c.inflight[i]; f.untilMs != 0 && f.untilMs <= nowMs {
+			eff.Cancels = append(eff.Cancels, actors.Withdrawal{JobID: f.jobID, Attempt: f.attempt, Reason: "long overdue"})
+			c.drop(i)
+		}
+	}
+	c.release(nowMs, eff)
+}
+
 // Answered notes that the node sent a result; it reports whether the job was in
 // flight here. A result that was not may be one held from an earlier session.
-func (c *Core) Answered(jobID []byte, eff *Effects) bool {
+func (c *Core) Answered(nowMs int64, jobID []byte, eff *Effects) bool {
 	for i := range c.inflight {
 		if c.inflight[i].jobID == string(jobID) {
 			c.drop(i)
-			c.release(eff)
+			c.release(nowMs, eff)
 			return true
 		}
 	}
@@ -97,20 +123,21 @@ func (c *Core) Answered(jobID []byte, eff *Effects) bool {
 
 // Withdraw forgets a delivery. It reports whether the node has it, and so has to be
 // told to cancel.
-func (c *Core) Withdraw(jobID string, attempt uint32, eff *Effects) bool {
+func (c *Core) Withdraw(nowMs int64, jobID string, attempt uint32, eff *Effects) bool {
 	if i := c.findQueued(jobID); i >= 0 && c.queue[i].Attempt <= attempt {
 		c.queue = slices.Delete(c.queue, i, i+1)
 		return false
 	}
 	if i := c.find(jobID); i >= 0 && c.inflight[i].attempt <= attempt {
 		c.drop(i)
-		c.release(eff)
+		c.release(nowMs, eff)
 		return true
 	}
 	return false
 }
 
-// Resume notes a job that the node runs from an earlier session. It reports false
+// Resume notes a job that the node runs from an earlier session, for how long is not
+// known: the node reports its end. It reports false
 // when the session has the job already, or as many as any node may have at once.
 func (c *Core) Resume(jobID string, shard, attempt uint32) bool {
 	if c.find(jobID) >= 0 || len(c.inflight) >= protocol.MaxCredit {
@@ -121,9 +148,9 @@ func (c *Core) Resume(jobID string, shard, attempt uint32) bool {
 }
 
 // SetCredit changes how many jobs the node takes at once.
-func (c *Core) SetCredit(credit uint32, eff *Effects) {
+func (c *Core) SetCredit(nowMs int64, credit uint32, eff *Effects) {
 	c.credit = credit
-	c.release(eff)
+	c.release(nowMs, eff)
 }
 
 // End reports everything that was in flight or queued as lost or undelivered.
@@ -144,17 +171,17 @@ func (c *Core) InFlight() int { return len(c.inflight) }
 // Queued returns how many deliveries wait for the node's credit.
 func (c *Core) Queued() int { return len(c.queue) }
 
-func (c *Core) send(d actors.Delivery, eff *Effects) {
-	c.inflight = append(c.inflight, inflight{jobID: d.JobID, shard: d.Shard, attempt: d.Attempt})
+func (c *Core) send(nowMs int64, d actors.Delivery, eff *Effects) {
+	c.inflight = append(c.inflight, inflight{jobID: d.JobID, untilMs: until(nowMs, &d), shard: d.Shard, attempt: d.Attempt})
 	eff.Jobs = append(eff.Jobs, d)
 }
 
 // release sends what waits, as far as the credit goes.
-func (c *Core) release(eff *Effects) {
+func (c *Core) release(nowMs int64, eff *Effects) {
 	for len(c.queue) > 0 && uint32(len(c.inflight)) < c.credit {
 		d := c.queue[0]
 		c.queue = slices.Delete(c.queue, 0, 1)
-		c.send(d, eff)
+		c.send(nowMs, d, eff)
 		c.notice(eff, actors.Sent, &d)
 	}
 	if len(c.queue) == 0 {
