@@ -3,11 +3,9 @@ package kafka
 import (
 	"fmt"
 	"os"
-	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 )
 
@@ -103,45 +101,3 @@ type sink struct {
 }
 
 func (s sink) Records(p int32, rs []Record) { s.f(p, rs) }
-
-// BenchmarkLoop is the way of a job through this package: consumed, its outcome
-// produced, and committed when that is delivered.
-func BenchmarkLoop(b *testing.B) {
-	benchBrokers(b, func(b *testing.B, cfg Config) {
-		plan := makeTopics(b, cfg, 16)
-		fill(b, cfg, plan.Jobs, b.N)
-		type origin struct {
-			partition int32
-			next      int64
-		}
-		var c *Consumer
-		var delivered atomic.Int64
-		done := make(chan struct{})
-		p := newTestProducer(b, cfg, func(ds []Delivery) {
-			newest := map[int32]int64{}
-			for i := range ds {
-				o := ds[i].Opaque.(*origin)
-				newest[o.partition] = max(newest[o.partition], o.next)
-			}
-			for part, next := range newest {
-				c.Commit(part, next)
-			}
-			if delivered.Add(int64(len(ds))) == int64(b.N) {
-				close(done)
-			}
-		})
-		h := sink{newRecorder("c", nil), func(part int32, rs []Record) {
-			for i := range rs {
-				mustProduce(p, Message{Topic: plan.Results, Partition: PartitionByKey, Key: rs[i].Key, Value: rs[i].Value,
-					Opaque: &origin{part, rs[i].Offset + 1}})
-			}
-		}}
-		b.ReportAllocs()
-		b.ResetTimer()
-		before := cpu()
-		runConsumer(b, cfg, plan.Jobs, h, func(x *Consumer) { c = x })
-		<-done
-		report(b, before)
-		require.Zero(b, p.Stats().Failed)
-	})
-}

@@ -33,23 +33,29 @@ type Config struct {
 	// MaxPollInterval is how long a Handler call may block before the group
 	// takes the member for stuck.
 	MaxPollInterval time.Duration
-	// CommitInterval is the shortest time between two commits.
-	CommitInterval time.Duration
 	// BatchRecords is the most records that the consumer delivers in one
 	// poll round.
 	BatchRecords int
 	// QueuedMaxKBytes caps the records fetched ahead by the consumer (KiB).
 	QueuedMaxKBytes int
-	// BufferingMaxKBytes caps the bytes of the producer's queue (KiB).
+	// BufferingMaxKBytes caps the bytes of the queue of a producer or transactor (KiB).
 	BufferingMaxKBytes int
-	// BufferingMaxMessages caps the records in the producer's queue.
+	// BufferingMaxMessages caps the records in that queue. A transaction may have more.
 	BufferingMaxMessages int
-	// Linger is how long the producer waits for more records to fill a batch.
+	// Linger is how long a producer waits for more records to fill a batch; a transactor
+	// waits 1 ms at most.
 	Linger time.Duration
 	// MaxMessageBytes is the largest record accepted for producing.
 	MaxMessageBytes int
-	// OnState, when not nil, is called when a client ("consumer" or
-	// "producer") loses or regains the brokers. It is called from a
+	// TransactionTimeout is how long the broker leaves a transaction open that its client
+	// does not end, before it aborts it (Apache Kafka looks every 10 s, so up to 10 s
+	// later). Until then readers and the next owner of its partitions wait, unless it is
+	// fenced. It is also how long messages wait for their broker. Any value is safe: what
+	// does not fit in is aborted and tried again. But one below what brokers pause for, 9 s
+	// when one dies (broker.session.timeout.ms), turns every such pause into that.
+	TransactionTimeout time.Duration
+	// OnState, when not nil, is called when a client ("consumer", "producer" or
+	// "transactor") loses or regains the brokers. It is called from a
 	// goroutine of the client and must not block.
 	OnState func(client string, reachable bool, cause error)
 }
@@ -61,12 +67,12 @@ func DefaultConfig() Config {
 		Group:                "roost",
 		SessionTimeout:       6 * time.Second,
 		MaxPollInterval:      time.Minute,
-		CommitInterval:       200 * time.Millisecond,
 		BatchRecords:         1024,
 		QueuedMaxKBytes:      16 << 10,
 		BufferingMaxKBytes:   64 << 10,
 		BufferingMaxMessages: 100_000,
 		Linger:               5 * time.Millisecond,
+		TransactionTimeout:   10 * time.Second,
 		MaxMessageBytes:      1_000_000, // librdkafka's default, below the broker's 1,048,588
 	}
 }
@@ -76,7 +82,7 @@ func DefaultConfig() Config {
 var ownedProperties = map[string]string{
 	"acks":                                  "always all",
 	"auto.commit.enable":                    "always false",
-	"auto.commit.interval.ms":               "CommitInterval",
+	"auto.commit.interval.ms":               "offsets are committed in transactions",
 	"auto.offset.reset":                     "always earliest",
 	"bootstrap.servers":                     "Bootstrap",
 	"client.id":                             "ClientID",
@@ -93,6 +99,7 @@ var ownedProperties = map[string]string{
 	"group.protocol":                        "always classic",
 	"group.remote.assignor":                 "always classic",
 	"heartbeat.interval.ms":                 "derived from SessionTimeout",
+	"isolation.level":                       "always read_committed",
 	"linger.ms":                             "Linger",
 	"log.queue":                             "always true",
 	"max.in.flight":                         "set by idempotence",
@@ -112,7 +119,8 @@ var ownedProperties = map[string]string{
 	"request.required.acks":                 "always all",
 	"retries":                               "records are retried for ever",
 	"session.timeout.ms":                    "SessionTimeout",
-	"transactional.id":                      "transactions are not used",
+	"transaction.timeout.ms":                "TransactionTimeout",
+	"transactional.id":                      "named after the member",
 }
 
 // Validate refuses what cannot work, with the name of the setting, the value
@@ -143,8 +151,8 @@ func (c Config) Validate() error {
 	}{
 		{"SessionTimeout", c.SessionTimeout, time.Second, 5 * time.Minute},
 		{"MaxPollInterval", c.MaxPollInterval, time.Second, 24 * time.Hour},
-		{"CommitInterval", c.CommitInterval, 10 * time.Millisecond, time.Minute},
 		{"Linger", c.Linger, 0, 900 * time.Second},
+		{"TransactionTimeout", c.TransactionTimeout, 2 * time.Second, 15 * time.Minute},
 	}
 	for _, d := range durations {
 		if d.v < d.min || d.v > d.max {
@@ -173,6 +181,11 @@ func (c Config) Validate() error {
 	if c.BufferingMaxKBytes < c.MaxMessageBytes>>10 {
 		bad("BufferingMaxKBytes (%d KiB) must hold at least one record of MaxMessageBytes (%d)", c.BufferingMaxKBytes, c.MaxMessageBytes)
 	}
+	c.checkProperties(bad)
+	return errors.Join(errs...)
+}
+
+func (c Config) checkProperties(bad func(format string, args ...any)) {
 	for _, k := range sortedKeys(c.Properties) {
 		if why, owned := ownedProperties[k]; owned {
 			bad("property %q is set by Roost (%s) and cannot be given", k, why)
@@ -180,7 +193,6 @@ func (c Config) Validate() error {
 			bad("property %q is not a setting of librdkafka", k)
 		}
 	}
-	return errors.Join(errs...)
 }
 
 func sortedKeys(m map[string]string) []string {
@@ -248,6 +260,7 @@ func (c Config) consumerMap(logs chan ck.LogEvent) ck.ConfigMap {
 	// A third of the session, and at most 1 s: a rebalance is learnt of by heartbeat.
 	m["heartbeat.interval.ms"] = int(min(c.SessionTimeout/3, time.Second).Milliseconds())
 	m["max.poll.interval.ms"] = int(c.MaxPollInterval.Milliseconds())
+	m["isolation.level"] = "read_committed"
 	m["enable.auto.commit"] = false
 	m["enable.auto.offset.store"] = false
 	m["enable.partition.eof"] = false
@@ -262,7 +275,7 @@ func (c Config) producerMap(logs chan ck.LogEvent) ck.ConfigMap {
 	m["enable.idempotence"] = true
 	m["acks"] = "all"
 	m["partitioner"] = "murmur2_random"
-	m["message.timeout.ms"] = 0 // never: results must outlast any absence of the broker
+	m["message.timeout.ms"] = 0 // never: what was accepted must outlast any absence of the broker
 	m["linger.ms"] = fmt.Sprintf("%g", float64(c.Linger.Microseconds())/1000)
 	m["queue.buffering.max.messages"] = c.BufferingMaxMessages
 	m["queue.buffering.max.kbytes"] = c.BufferingMaxKBytes
@@ -270,6 +283,28 @@ func (c Config) producerMap(logs chan ck.LogEvent) ck.ConfigMap {
 	m["go.events.channel.size"] = 4096
 	m["go.produce.channel.size"] = 0
 	m["go.logs.channel"] = logs
+	return m
+}
+
+// transactorMap differs from producerMap in that a message may fail, which fails its
+// transaction, and that nothing is told of those that are delivered.
+func (c Config) transactorMap(id string, batchBytes int, logs chan ck.LogEvent) ck.ConfigMap {
+	m := c.producerMap(logs)
+	timeoutMs := int(c.TransactionTimeout.Milliseconds())
+	m["transactional.id"] = id
+	m["transaction.timeout.ms"] = timeoutMs
+	m["message.timeout.ms"] = timeoutMs
+	// A request to a silent broker has to fail while there is time to try another.
+	if set, err := strconv.Atoi(fmt.Sprint(m["socket.timeout.ms"])); err != nil || set > timeoutMs/2 {
+		m["socket.timeout.ms"] = timeoutMs / 2
+	}
+	// Messages come in one go and are waited for: lingering only adds to that.
+	m["linger.ms"] = fmt.Sprintf("%g", float64(min(c.Linger, maxTxLinger).Microseconds())/1000)
+	if _, set := m["batch.size"]; !set || batchBytes < maxBatchBytes {
+		m["batch.size"] = batchBytes
+	}
+	m["go.delivery.reports"] = false
+	m["go.events.channel.size"] = 64
 	return m
 }
 

@@ -25,15 +25,17 @@ type Record struct {
 // that runs Consumer.Run, one at a time; while one blocks nothing is polled
 // (see Config.MaxPollInterval).
 type Handler interface {
-	// Assigned is called before any record of these partitions.
+	// Assigned gives partitions to this member. Nothing of them is delivered
+	// before Consumer.Start. It must not wait for a stable offset. A
+	// partition may be one that the topic did not have at the start of the
+	// member: the topic has grown.
 	Assigned(partitions []int32)
-	// Revoked takes partitions away in good order. It should finish its work
-	// and may call Consumer.Commit; these commits are flushed after it
-	// returns, and before another member gets the partitions. Later commits
-	// for them are ignored.
+	// Revoked takes partitions away in good order: another member gets them
+	// after it returns. The last transaction with their offsets is to be
+	// committed, with Consumer.Group, or given up, before that.
 	Revoked(partitions []int32)
 	// Lost tells that the partitions may already belong to another member:
-	// drop their work. Commits for them are ignored.
+	// drop their work. A commit with the group metadata of before is refused.
 	Lost(partitions []int32)
 	// Records hands over the records of one partition of one poll round, in
 	// the order of offsets. The slice and the records are the callee's.
@@ -41,47 +43,64 @@ type Handler interface {
 }
 
 const (
-	pollIdle   = 100 // ms
-	pollPaused = 10  // ms: so that Resume takes effect soon
-	lagEvery   = time.Second
+	pollIdle = 100 // ms
+	pollHeld = 10  // ms: so that Start and Resume take effect soon
+	lagEvery = time.Second
 )
 
 // part is the state of one assigned partition; guarded by Consumer.mu.
 type part struct {
-	id                 int32
-	next               int64 // offset after the last delivered record, -1: none yet
-	first              int64 // offset of the first delivered record, -1: none yet
-	want               int64 // newest offset handed to Commit, -1: none
-	sent               int64 // newest offset given to the broker, -1: none
-	wantPause, isPause bool
-	high               int64 // end of the partition as of the last fetch, -1: not known
-	wantEpoch, isEpoch uint64
+	id   int32
+	next int64 // offset after the last delivered record, -1: none yet
+	high int64 // end of the partition as of the last fetch, -1: not known
+
+	// What is asked for. wantEpoch is 0 until the first Start.
+	wantEpoch uint64
+	startAt   int64
+	strays    int // times that records from before startAt came
+	held      bool
+	wantPause bool
+	// What is so in librdkafka.
+	isEpoch uint64
+	isPause bool
 }
 
-// Consumer is one member of the consumer group, of one topic.
+// flows tells whether records of the partition may be delivered.
+func (p *part) flows() bool { return p.wantEpoch != 0 && !p.held && p.isEpoch == p.wantEpoch }
+
+// Consumer is one member of the consumer group, of one topic. It reads with
+// isolation level read_committed, and commits nothing: offsets go into the
+// transactions of a [Transactor].
 type Consumer struct {
 	cfg    Config
 	topic  string
 	h      Handler
 	log    *zap.Logger
 	client *ck.Consumer
+	admin  *ck.AdminClient // the same client
 	state  *reachability
 
-	mu    sync.Mutex
-	parts map[int32]*part
+	mu     sync.Mutex
+	parts  map[int32]*part
+	epochs uint64 // given out by Start
 
-	pauseDirty  atomic.Bool
-	rewindDirty atomic.Bool
-	paused      atomic.Int32
-	running     atomic.Bool
+	dirty   atomic.Bool // a part's wishes changed
+	held    atomic.Int32
+	running atomic.Bool
+	group   atomic.Pointer[GroupMetadata]
 
-	commits *committer
-	batch   []*ck.Message // poll goroutine only
-	fatal   error         // poll goroutine only
-	nextLag time.Time
+	// Of the poll goroutine alone.
+	batch    []*ck.Message
+	fatal    error
+	nextLag  time.Time
+	awakeAt  time.Time
+	closing  bool
+	memberID string // in the group, "" when not
 
 	n counters
 
+	use      sync.RWMutex // held by other goroutines while they use the client
+	closed   bool         // guarded by use
 	stopLogs chan struct{}
 	logsDone sync.WaitGroup
 }
@@ -101,53 +120,56 @@ func NewConsumer(cfg Config, topic string, h Handler, log *zap.Logger) (*Consume
 	if err != nil {
 		return nil, configError(err)
 	}
+	admin, err := ck.NewAdminClientFromConsumer(client)
+	if err != nil {
+		return nil, errors.Join(configError(err), client.Close())
+	}
 	c := &Consumer{
-		cfg: cfg, topic: topic, h: h, log: log, client: client,
+		cfg: cfg, topic: topic, h: h, log: log, client: client, admin: admin,
 		state:    newReachability("consumer", log, cfg.OnState),
 		parts:    make(map[int32]*part),
 		batch:    make([]*ck.Message, 0, cfg.BatchRecords),
 		stopLogs: make(chan struct{}),
 	}
-	c.commits = newCommitter(c)
 	c.logsDone.Add(1)
 	go func() { defer c.logsDone.Done(); logPump(log, logs, c.stopLogs) }()
 	return c, nil
 }
 
-// Run joins the group and polls until ctx ends, then revokes what is assigned,
-// flushes the commits and leaves the group. It returns nil on the end of ctx,
-// or a fatal error. It may be called once.
+// Run joins the group and polls until ctx ends, then revokes what is assigned
+// and leaves the group. It returns nil on the end of ctx, or a fatal error. It
+// may be called once.
 func (c *Consumer) Run(ctx context.Context) error {
 	if c.running.Swap(true) {
 		return &Error{Class: ClassFatal, Op: "consume", Err: errors.New("Run was called twice")}
 	}
-	c.commits.start()
 	c.state.start(func() error {
 		_, err := c.client.GetMetadata(nil, false, probeTimeoutMs)
 		return err
 	})
+	c.awakeAt = time.Now()
 	err := wrap("subscribe", c.client.Subscribe(c.topic, c.rebalance))
 	for err == nil && ctx.Err() == nil {
-		c.applyPauses()
-		c.applyRewinds()
+		c.apply()
 		c.poll()
-		c.deliver()
+		c.deliver(ctx)
 		c.tick(time.Now())
 		err = c.fatal
 	}
 	return errors.Join(err, c.shutdown())
 }
 
-// shutdown closes the client; its last rebalance callback flushes the commits.
+// shutdown gives back what is assigned and leaves the group.
 func (c *Consumer) shutdown() error {
+	c.handBack()
 	c.state.stop()
-	c.commits.stop()
+	c.use.Lock()
+	c.closed = true
+	c.use.Unlock()
 	err := c.client.Close()
 	close(c.stopLogs)
 	c.logsDone.Wait()
-	if left := c.drop(nil); len(left) > 0 {
-		c.h.Lost(left) // the client could not revoke in good order
-	}
+	c.lose() // what was not given back
 	if err != nil {
 		return &Error{Class: ClassFatal, Op: "close", Err: err}
 	}
@@ -157,8 +179,8 @@ func (c *Consumer) shutdown() error {
 // poll collects up to BatchRecords messages; it waits only for the first.
 func (c *Consumer) poll() {
 	wait := pollIdle
-	if c.paused.Load() > 0 {
-		wait = pollPaused
+	if c.held.Load() > 0 {
+		wait = pollHeld
 	}
 	c.n.polls.Add(1)
 	for len(c.batch) < cap(c.batch) {
@@ -202,7 +224,8 @@ func (c *Consumer) clientError(err error) {
 }
 
 // deliver groups the batch by partition and hands it over.
-func (c *Consumer) deliver() {
+func (c *Consumer) deliver(ctx context.Context) {
+	c.awake(ctx)
 	if len(c.batch) == 0 {
 		return
 	}
@@ -228,25 +251,28 @@ func (c *Consumer) deliver() {
 			}
 		}
 		batch = rest
-		c.handOver(p, records)
+		c.handOver(ctx, p, records)
 	}
 	clear(c.batch)
 	c.batch = c.batch[:0]
 }
 
-func (c *Consumer) handOver(p int32, records []Record) {
+func (c *Consumer) handOver(ctx context.Context, p int32, records []Record) {
+	c.awake(ctx)
 	c.mu.Lock()
 	pt := c.parts[p]
-	if pt != nil {
-		if pt.first < 0 {
-			pt.first = records[0].Offset
-		}
-		pt.next = records[len(records)-1].Offset + 1
+	if pt == nil || !pt.flows() {
+		// Taken away meanwhile: the next owner reads them. Or void: they are
+		// read again from where Start says.
+		c.mu.Unlock()
+		return
 	}
+	if pt.next < 0 && records[0].Offset < pt.startAt && c.again(pt, records[0].Offset) {
+		c.mu.Unlock()
+		return
+	}
+	pt.next = records[len(records)-1].Offset + 1
 	c.mu.Unlock()
-	if pt == nil {
-		return // revoked meanwhile: the next owner reads them again
-	}
 	c.n.records.Add(uint64(len(records)))
 	c.h.Records(p, records)
 }
@@ -268,119 +294,6 @@ func newRecord(m *ck.Message) Record {
 		r.LeaderEpoch = *e
 	}
 	return r
-}
-
-// rebalance is called by librdkafka's binding from within Poll or Close. It
-// does the (un)assignment itself, because the binding blocks for ever when its
-// own attempt fails.
-func (c *Consumer) rebalance(client *ck.Consumer, ev ck.Event) error {
-	c.n.rebalances.Add(1)
-	var err error
-	switch e := ev.(type) {
-	case ck.AssignedPartitions:
-		ids := partitionIDs(e.Partitions)
-		c.add(ids)
-		if len(ids) > 0 {
-			c.log.Info("kafka partitions assigned", zap.Int32s("partitions", ids))
-			c.h.Assigned(ids)
-		}
-		err = client.IncrementalAssign(e.Partitions)
-	case ck.RevokedPartitions:
-		ids := partitionIDs(e.Partitions)
-		c.forgetBatch(ids)
-		if len(ids) > 0 {
-			c.giveUp(client, ids)
-		}
-		err = client.IncrementalUnassign(e.Partitions)
-	}
-	if err != nil {
-		c.n.errors.Add(1)
-		c.log.Warn("kafka rebalance", zap.Error(err))
-		if Classify(err) == ClassFatal {
-			c.fatal = wrap("rebalance", err)
-		}
-	}
-	return err
-}
-
-func (c *Consumer) giveUp(client *ck.Consumer, ids []int32) {
-	defer c.unpause(ids)
-	if client.AssignmentLost() {
-		c.log.Warn("kafka partitions lost to other members", zap.Int32s("partitions", ids))
-		c.n.lost.Add(uint64(len(ids)))
-		c.drop(ids)
-		c.h.Lost(ids)
-		return
-	}
-	c.log.Info("kafka partitions revoked", zap.Int32s("partitions", ids))
-	c.h.Revoked(ids)
-	c.commits.flush(ids)
-	c.drop(ids)
-}
-
-// unpause ends what was paused: librdkafka would keep a partition paused over
-// its next assignment.
-func (c *Consumer) unpause(ids []int32) {
-	tps := make([]ck.TopicPartition, len(ids))
-	for i, id := range ids {
-		tps[i] = c.topicPartition(id, 0)
-	}
-	c.warnIf("kafka resume", c.client.Resume(tps))
-}
-
-// forgetBatch removes records of revoked partitions that were polled in this
-// round and not yet delivered.
-func (c *Consumer) forgetBatch(ids []int32) {
-	kept := c.batch[:0]
-	for _, m := range c.batch {
-		gone := false
-		for _, id := range ids {
-			gone = gone || m.TopicPartition.Partition == id
-		}
-		if !gone {
-			kept = append(kept, m)
-		}
-	}
-	clear(c.batch[len(kept):])
-	c.batch = kept
-}
-
-func (c *Consumer) add(ids []int32) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, id := range ids {
-		c.parts[id] = &part{id: id, next: -1, first: -1, want: -1, sent: -1, high: -1}
-	}
-}
-
-// drop forgets the partitions (all of them for nil) and returns which it had.
-func (c *Consumer) drop(ids []int32) []int32 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if ids == nil {
-		for id := range c.parts {
-			ids = append(ids, id)
-		}
-	}
-	var had []int32
-	for _, id := range ids {
-		if p, ok := c.parts[id]; ok {
-			if p.isPause {
-				c.paused.Add(-1)
-			}
-			had = append(had, id)
-			delete(c.parts, id)
-		}
-	}
-	return had
-}
-
-func partitionIDs(tps []ck.TopicPartition) []int32 {
-	ids := make([]int32, len(tps))
-	for i, tp := range tps {
-		ids[i] = tp.Partition
-	}
-	return ids
 }
 
 func (c *Consumer) topicPartition(id int32, offset int64) ck.TopicPartition {

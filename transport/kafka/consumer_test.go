@@ -6,12 +6,13 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/roost-server/roost/protocol/record"
 )
 
-func TestProduceConsumeCommitRestart(t *testing.T) {
+func TestConsumeCommitRestart(t *testing.T) {
 	onEachBroker(t, func(t *testing.T, cfg Config) {
 		plan := makeTopics(t, cfg, 4)
 		produceN(t, cfg, plan.Jobs, "a", 1000)
@@ -23,6 +24,7 @@ func TestProduceConsumeCommitRestart(t *testing.T) {
 
 		// Half of each partition is committed; the other half comes again.
 		committed := 0
+		offsets := map[int32]int64{}
 		for p, rs := range first.records {
 			for i, r := range rs {
 				require.Equal(t, p, r.Partition)
@@ -32,18 +34,16 @@ func TestProduceConsumeCommitRestart(t *testing.T) {
 				require.Equal(t, p, record.Partition(r.Key, 4))
 			}
 			half := len(rs) / 2
-			c.Commit(p, rs[half].Offset)
-			c.Commit(p, rs[half/2].Offset) // never backwards
+			offsets[p] = rs[half].Offset
 			committed += half
 		}
-		c.Commit(99, 5)      // not ours
-		c.Commit(0, 1000000) // was never delivered
-		require.EqualValues(t, 2, c.Stats().CommitsIgnored)
-		eventually(t, func() bool { return c.Stats().Commits > 0 }, "a commit while running")
+		require.NoError(t, newRawTx(t, cfg, "tx-"+unique()).commitOffsets(plan.Jobs, offsets, c.Group()))
 		eventually(t, func() bool { s := c.Stats(); return len(s.Lag) == 4 && s.Lag[0] == 0 }, "lag is known")
 		c.stop(t)()
 		require.True(t, first.has("revoked"))
 		require.False(t, first.has("lost"))
+		require.Nil(t, c.Group())
+		require.EqualValues(t, 4, c.Stats().Starts)
 
 		second := newRecorder("second", nil)
 		c2 := runConsumer(t, cfg, plan.Jobs, second, nil)
@@ -56,20 +56,22 @@ func TestProduceConsumeCommitRestart(t *testing.T) {
 	})
 }
 
-// A commit just before the end must not wait for the interval.
-func TestCommitIsFlushedAtTheEnd(t *testing.T) {
+// The last transaction is committed within Revoked, also at the end of Run.
+func TestLastCommitWithinRevoked(t *testing.T) {
 	onEachBroker(t, func(t *testing.T, cfg Config) {
-		cfg.CommitInterval = 60e9
 		plan := makeTopics(t, cfg, 1)
 		produceN(t, cfg, plan.Jobs, "a", 10)
 		rec := newRecorder("first", nil)
-		var c *Consumer
-		rec.onRevoked = func([]int32) { c.Commit(0, 7) } // inside of Revoked, as a handler may
-		r := runConsumer(t, cfg, plan.Jobs, rec, func(x *Consumer) { c = x })
+		x := newRawTx(t, cfg, "tx-"+unique())
+		var err error
+		rec.onRevoked = func([]int32) { err = x.commitOffsets(plan.Jobs, map[int32]int64{0: 7}, rec.c.Group()) }
+		r := runConsumer(t, cfg, plan.Jobs, rec, nil)
 		eventually(t, func() bool { return rec.count() == 10 }, "all records")
+		g := r.Group()
 		r.stop(t)()
-		c.Commit(0, 9) // too late, and harmless
-		require.EqualValues(t, 1, c.Stats().Commits)
+		require.NoError(t, err)
+		require.True(t, rec.has("revoked"))
+		require.Error(t, x.commitOffsets(plan.Jobs, map[int32]int64{0: 9}, g), "it has left the group")
 
 		again := newRecorder("second", nil)
 		r2 := runConsumer(t, cfg, plan.Jobs, again, nil)
@@ -152,31 +154,25 @@ func TestPauseHoldsBackOnePartition(t *testing.T) {
 // one the partition, and starts behind the commit.
 func TestRebalanceBetweenTwoMembers(t *testing.T) {
 	onEachBroker(t, func(t *testing.T, cfg Config) {
-		cfg.CommitInterval = 60e9 // only the revoke commits
 		const partitions = 6
 		plan := makeTopics(t, cfg, partitions)
 		produceN(t, cfg, plan.Jobs, "a", 600)
 		j := &journal{}
 		a, b := newRecorder("a", j), newRecorder("b", j)
+		commitAtRevoke(t, cfg, plan.Jobs, a)
+		commitAtRevoke(t, cfg, plan.Jobs, b)
 
-		var ca *Consumer
-		a.onRecords = func(p int32, rs []Record) { ca.Commit(p, rs[len(rs)-1].Offset+1) }
-		ra := runConsumer(t, cfg, plan.Jobs, a, func(x *Consumer) { ca = x })
+		ra := runConsumer(t, cfg, plan.Jobs, a, nil)
 		eventually(t, func() bool { return a.count() == 600 }, "a has all")
-
-		var cb *Consumer
-		b.onRecords = func(p int32, rs []Record) { cb.Commit(p, rs[len(rs)-1].Offset+1) }
-		rb := runConsumer(t, cfg, plan.Jobs, b, func(x *Consumer) { cb = x })
+		rb := runConsumer(t, cfg, plan.Jobs, b, nil)
 		eventually(t, func() bool { return a.ownedCount() == 3 && b.ownedCount() == 3 }, "three partitions each")
 
 		produceN(t, cfg, plan.Jobs, "b", 600)
 		eventually(t, func() bool { return a.count()+b.count() == 1200 }, "both read on")
 		requireHandovers(t, j, partitions)
-		for _, n := range b.values() {
+		for v, n := range b.values() {
 			require.Equal(t, 1, n)
-		}
-		for v := range b.values() {
-			require.Equal(t, "b", v[:1], "a's commits were flushed at the revoke")
+			require.Equal(t, "b", v[:1], "a committed at the revoke")
 		}
 
 		ra.stop(t)()
@@ -188,6 +184,24 @@ func TestRebalanceBetweenTwoMembers(t *testing.T) {
 		require.False(t, a.has("records of a partition not owned") || b.has("records of a partition not owned"))
 		rb.stop(t)()
 	})
+}
+
+// commitAtRevoke has the recorder commit what it has of the partitions that it gives up.
+func commitAtRevoke(t *testing.T, cfg Config, topic string, rec *recorder) {
+	x := newRawTx(t, cfg, "tx-"+unique())
+	rec.onRevoked = func(ps []int32) {
+		offsets := map[int32]int64{}
+		rec.mu.Lock()
+		for _, p := range ps {
+			if rs := rec.records[p]; len(rs) > 0 {
+				offsets[p] = rs[len(rs)-1].Offset + 1
+			}
+		}
+		rec.mu.Unlock()
+		if len(offsets) > 0 {
+			assert.NoError(t, x.commitOffsets(topic, offsets, rec.c.Group()))
+		}
+	}
 }
 
 // requireHandovers checks that no partition is assigned while it is owned.

@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -38,11 +39,15 @@ type EmbeddedConfig struct {
 	// eighth of the file system.
 	MinFreeBytes int64
 	// RetentionBytes is what a partition may hold before its oldest records
-	// are dropped; 0 means 128 MiB on disk and 16 MiB in memory. There is no
+	// are dropped; 0 means 128 MiB on disk and 16 MiB in memory. Compacted
+	// topics are compacted instead, when they have doubled. There is no
 	// retention by time: a partition that kfake emptied altogether would start
 	// at offset 0 again after a restart.
 	RetentionBytes int64
 	Log            *zap.Logger
+
+	houseEvery time.Duration // of the housekeeping; 0 means 10 s
+	compactMin int64         // 0 means compactMinBytes
 }
 
 const (
@@ -50,7 +55,6 @@ const (
 	diskRetentionBytes  = 128 << 20
 	memRetentionBytes   = 16 << 20
 	segmentFraction     = 8 // of RetentionBytes: what one segment file holds
-	retentionEvery      = time.Minute
 	embeddedMinSession  = time.Second
 	embeddedCloseWait   = 5 * time.Second
 	lockFile            = ".roost-lock"
@@ -64,15 +68,18 @@ const (
 // that were acknowledged survive the end of the process however it comes
 // (SIGKILL included), for they were handed to the operating system; they survive
 // a power cut only with Sync. Idempotence of producers does not span a crash:
-// a record whose acknowledgement the crash cut off may be stored twice.
+// a record whose acknowledgement the crash cut off may be stored twice. A
+// transaction that has records is committed as a whole or not at all, also over
+// a crash.
 // Near a full disk it refuses records until there is space again.
 type Embedded struct {
 	cluster *kfake.Cluster
 	ln      *guardListener
 	space   *spaceGuard
+	tx      *txGuard
 	lock    *os.File
 	addr    string
-	stop    chan struct{}
+	stop    context.CancelFunc // of the housekeeping
 	wg      sync.WaitGroup
 	once    sync.Once
 	err     error
@@ -90,11 +97,15 @@ func StartEmbedded(cfg EmbeddedConfig) (*Embedded, error) {
 	if cfg.MinFreeBytes < 0 || cfg.RetentionBytes < 0 {
 		return nil, errors.New("embedded kafka: MinFreeBytes and RetentionBytes must not be negative")
 	}
-	e := &Embedded{stop: make(chan struct{})}
+	e := &Embedded{}
 	if cfg.DataDir != "" {
 		if e.lock, err = lockDataDir(cfg.DataDir); err != nil {
 			return nil, err
 		}
+	}
+	if e.tx, err = openTxGuard(cfg.DataDir, cfg.Sync, cfg.Log); err != nil {
+		e.unlock()
+		return nil, err
 	}
 	opts := embeddedOptions(cfg)
 	opts = append(opts, kfake.ListenFn(func(network, _ string) (net.Listener, error) {
@@ -111,12 +122,15 @@ func StartEmbedded(cfg EmbeddedConfig) (*Embedded, error) {
 		return nil, fmt.Errorf("embedded kafka: %w", err)
 	}
 	e.addr = e.ln.Addr().String()
+	e.tx.install(e.cluster) // before other faults, see there
 	if cfg.DataDir != "" {
 		e.space = newSpaceGuard(cfg)
 		e.space.install(e.cluster)
 	}
-	e.wg.Add(1)
-	go e.retain()
+	h := newHousekeeper(e, cfg)
+	ctx, stop := context.WithCancel(context.Background())
+	e.stop = stop
+	e.wg.Go(func() { h.run(ctx) })
 	return e, nil
 }
 
@@ -136,6 +150,7 @@ func embeddedOptions(cfg EmbeddedConfig) []kfake.Opt {
 		kfake.BrokerConfigs(map[string]string{
 			"default.replication.factor": "1",
 			"log.retention.ms":           "-1",
+			"log.cleaner.backoff.ms":     strconv.FormatInt((10 * 365 * 24 * time.Hour).Milliseconds(), 10), // see compactor
 			"log.retention.bytes":        strconv.FormatInt(cfg.RetentionBytes, 10),
 			"log.segment.bytes":          strconv.FormatInt(max(1<<16, cfg.RetentionBytes/segmentFraction), 10),
 		}),
@@ -194,7 +209,7 @@ func lockDataDir(dir string) (*os.File, error) {
 		}
 		for _, en := range entries {
 			// A file system's own directory, and what a start cut short left.
-			if n := en.Name(); n != lockFile && n != "lost+found" && !strings.HasSuffix(n, ".tmp") {
+			if n := en.Name(); n != lockFile && n != txJournalFile && n != "lost+found" && !strings.HasSuffix(n, ".tmp") {
 				return nil, fail(fmt.Errorf("it is not empty (%s) and holds no broker's data; choose another directory", n))
 			}
 		}
@@ -213,24 +228,11 @@ func lockDataDir(dir string) (*os.File, error) {
 }
 
 func (e *Embedded) unlock() {
+	if e.tx != nil {
+		e.tx.close()
+	}
 	if e.lock != nil {
 		e.lock.Close() // gives the lock back
-	}
-}
-
-// retain applies the retention limit, which the broker does by itself only for
-// topics that set it.
-func (e *Embedded) retain() {
-	defer e.wg.Done()
-	t := time.NewTicker(retentionEvery)
-	defer t.Stop()
-	for {
-		select {
-		case <-e.stop:
-			return
-		case <-t.C:
-			e.cluster.ApplyRetention()
-		}
 	}
 }
 
@@ -244,7 +246,7 @@ func (e *Embedded) LowSpace() bool { return e.space != nil && e.space.low.Load()
 // until its connections are gone.
 func (e *Embedded) Close() error {
 	e.once.Do(func() {
-		close(e.stop)
+		e.stop()
 		e.wg.Wait()
 		e.cluster.Close()
 		if !e.ln.wait(embeddedCloseWait) {

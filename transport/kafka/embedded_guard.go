@@ -39,11 +39,15 @@ func newSpaceGuard(cfg EmbeddedConfig) *spaceGuard {
 }
 
 // install has the broker answer with retriable errors while space is low:
-// records stop at the reserve; offsets, topics and producer ids, which are
-// small, may use half of it.
+// records and transactions that begin stop at the reserve; offsets, topics and
+// producer ids, which are small, may use half of it. A transaction that has
+// written all of its records ends whatever space there is: its offsets and
+// markers are small, and no others follow. One that waits for space is aborted
+// by its client or its timeout.
 func (g *spaceGuard) install(c *kfake.Cluster) {
 	c.Fault(
 		kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.KafkaStorageError, Count: -1, When: g.refuseProduce},
+		kfake.Fault{Keys: []kmsg.Key{kmsg.AddPartitionsToTxn}, Err: kerr.CoordinatorLoadInProgress, Count: -1, When: g.refuseBegin},
 		kfake.Fault{Keys: []kmsg.Key{kmsg.OffsetCommit, kmsg.InitProducerID}, Err: kerr.CoordinatorLoadInProgress, Count: -1, When: g.refuseSmall},
 		kfake.Fault{Keys: []kmsg.Key{kmsg.CreateTopics}, Err: kerr.KafkaStorageError, Count: -1, When: g.refuseSmall},
 	)
@@ -62,6 +66,14 @@ func (g *spaceGuard) refuseProduce(req kmsg.Request) bool {
 			size += int64(len(r.Topics[i].Partitions[j].Records))
 		}
 	}
+	return g.isLow(size)
+}
+
+func (g *spaceGuard) refuseBegin(kmsg.Request) bool { return g.isLow(0) }
+
+// isLow tells whether there is no space for this many bytes, and says so in the
+// log when it changes.
+func (g *spaceGuard) isLow(size int64) bool {
 	free := g.free()
 	low := free-size < g.reserve
 	if g.low.Swap(low) != low {

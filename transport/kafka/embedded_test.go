@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -9,7 +10,9 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 )
@@ -121,9 +124,8 @@ func testDiskFull(t *testing.T, reserve int64) {
 	cfg := testConfig(t, e.Addr())
 	plan := makeTopics(t, cfg, 2)
 	rec := newRecorder("c", nil)
-	var c *Consumer
-	rec.onRecords = func(p int32, rs []Record) { c.Commit(p, rs[len(rs)-1].Offset+1) }
-	r := runConsumer(t, cfg, plan.Jobs, rec, func(x *Consumer) { c = x })
+	attachCommitter(t, cfg, plan.Jobs, rec)
+	r := runConsumer(t, cfg, plan.Jobs, rec, nil)
 
 	// Failed records are produced again, as a member does with class retry.
 	var mu sync.Mutex
@@ -189,5 +191,96 @@ func testDiskFull(t *testing.T, reserve int64) {
 	mu.Lock()
 	defer mu.Unlock()
 	t.Logf("%d acknowledged before the restart, %d deliveries failed, %d records stored for %d", len(early), failed, again.count(), total)
+	require.NoError(t, e.Close())
+}
+
+// Transactions on a disk that fills up: they wait, or are aborted and tried again, and in
+// the end each is there once.
+func TestEmbeddedDiskFullOfTransactions(t *testing.T) {
+	dir := smallDisk(t, "6m")
+	data := filepath.Join(dir, "kafka")
+	e := startEmbedded(t, EmbeddedConfig{Listen: freeAddr(t), DataDir: data, MinFreeBytes: 1 << 20})
+	filler := filepath.Join(dir, "filler")
+	require.NoError(t, os.WriteFile(filler, make([]byte, 4<<20), 0o600))
+	cfg := testConfig(t, e.Addr())
+	cfg.TransactionTimeout = 2 * time.Second
+	plan := makeTopics(t, cfg, 2)
+	m := joinMember(t, cfg, plan.Jobs, "m")
+	eventually(t, func() bool { return m.rec.ownedCount() == 2 }, "assigned")
+	tr := readyTransactor(t, cfg, "tx-"+unique())
+	stored := func(n int) bool {
+		s := newStateSink()
+		readState(t, cfg, plan.State, []int32{0}, s)
+		_, ok := s.keys(0)[fmt.Sprint(n)]
+		return ok
+	}
+	aborted, unknown := 0, 0
+	commit := func(n int) {
+		tx := &Transaction{Topic: plan.Jobs, Offsets: map[int32]int64{0: int64(n), 1: int64(n)}}
+		for i := range int32(2) {
+			tx.Messages = append(tx.Messages, Message{Topic: plan.State, Partition: i, Key: fmt.Append(nil, n), Value: make([]byte, 20_000)})
+		}
+		for deadline := time.Now().Add(2 * patience); ; {
+			require.True(t, time.Now().Before(deadline))
+			if tx.Group = m.Group(); tx.Group == nil {
+				continue
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+			err := tr.Commit(ctx, tx)
+			cancel()
+			if err == nil {
+				return
+			}
+			switch te := txError(t, err); te.Outcome {
+			case TxAborted:
+				aborted++
+			case TxUnknown:
+				unknown++
+				require.NoError(t, tr.Reset(within(t, patience)))
+				if stored(n) {
+					return
+				}
+			default:
+				require.NoError(t, err)
+			}
+		}
+	}
+	const total = 60 // 2.4 MB: more than fits beside the filler, less than without it
+	var freed sync.WaitGroup
+	freed.Go(func() {
+		for limit := time.Now().Add(patience); !e.LowSpace() && time.Now().Before(limit); {
+			time.Sleep(time.Millisecond)
+		}
+		time.Sleep(5 * time.Second) // more than the transaction's timeout
+		assert.NoError(t, os.Remove(filler))
+	})
+	early := 0
+	for n := range total {
+		if commit(n); aborted == 0 {
+			early = n
+		}
+	}
+	freed.Wait()
+	require.Positive(t, aborted)
+	require.False(t, e.LowSpace())
+	s := newStateSink()
+	readState(t, cfg, plan.State, []int32{0, 1}, s)
+	require.Len(t, s.records[0], total)
+	require.Len(t, s.records[1], total)
+	at, err := m.StableOffset(t.Context(), 1)
+	require.NoError(t, err)
+	require.EqualValues(t, total-1, at)
+	t.Logf("%d before it was full, %d attempts aborted, %d of unknown outcome", early, aborted, unknown)
+
+	// All of it is on the disk.
+	m.tx.close()
+	m.stop(t)()
+	require.NoError(t, tr.Close(within(t, patience)))
+	require.NoError(t, e.Close())
+	e = startEmbedded(t, EmbeddedConfig{Listen: e.Addr(), DataDir: data, MinFreeBytes: 1 << 20})
+	again := newStateSink()
+	readState(t, cfg, plan.State, []int32{0, 1}, again)
+	require.Equal(t, s.keys(0), again.keys(0))
+	require.Equal(t, s.keys(1), again.keys(1))
 	require.NoError(t, e.Close())
 }

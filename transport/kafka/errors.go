@@ -54,6 +54,68 @@ var (
 	ErrClosed error = &Error{Class: ClassFatal, Op: "use", Err: errors.New("the client is closed")}
 )
 
+// TxOutcome says what became of a transaction that Commit gave back with an error.
+type TxOutcome uint8
+
+const (
+	// TxAborted: surely nothing of it is visible, or will be. The same transaction may
+	// be tried again, changed where Rejected or StaleGroup say so.
+	TxAborted TxOutcome = iota
+	// TxUnknown: it may or may not have been committed, or another client took over the
+	// transactional id. Reset resolves it; then read from the broker what is committed.
+	TxUnknown
+	// TxFatal: nothing of it is visible, and trying again is of no use before someone
+	// changes something (permissions, the broker), or the transactor is closed.
+	TxFatal
+)
+
+// String returns "aborted", "unknown" or "fatal".
+func (o TxOutcome) String() string {
+	switch o {
+	case TxUnknown:
+		return "unknown"
+	case TxFatal:
+		return "fatal"
+	default:
+		return "aborted"
+	}
+}
+
+// RejectedMessage is a message that the client or the broker will never accept.
+type RejectedMessage struct {
+	Index int // in Transaction.Messages
+	Err   error
+}
+
+// TxError is the error of [Transactor.Commit].
+type TxError struct {
+	Outcome TxOutcome
+	// Rejected are the messages to change before the transaction is tried again.
+	Rejected []RejectedMessage
+	// StaleGroup: the group has moved on from Transaction.Group; the partitions may be
+	// another member's by now.
+	StaleGroup bool
+	// Fenced: another client has taken over the transactional id, as far as one can tell:
+	// neither was the broker away meanwhile, nor did the transaction take too long.
+	Fenced bool
+	Err    error
+}
+
+// Error implements error.
+func (e *TxError) Error() string {
+	switch {
+	case e.StaleGroup:
+		return fmt.Sprintf("kafka transaction %s, the consumer group has moved on: %v", e.Outcome, e.Err)
+	case len(e.Rejected) > 0:
+		return fmt.Sprintf("kafka transaction %s, %d messages are refused for good, the first is number %d: %v",
+			e.Outcome, len(e.Rejected), e.Rejected[0].Index, e.Rejected[0].Err)
+	}
+	return fmt.Sprintf("kafka transaction %s: %v", e.Outcome, e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *TxError) Unwrap() error { return e.Err }
+
 // Classify returns the class of any error of this package; an unknown error is
 // ClassRetry, for that loses nothing. nil is ClassRetry too.
 func Classify(err error) Class {

@@ -30,33 +30,19 @@ func TestServerErrorComesBackForRetry(t *testing.T) {
 	require.NoError(t, p.Err())
 }
 
-func TestFailedCommitIsRepeated(t *testing.T) {
-	e := startEmbedded(t, EmbeddedConfig{Listen: ":0"})
-	cfg := testConfig(t, e.Addr())
-	plan := makeTopics(t, cfg, 1)
-	produceN(t, cfg, plan.Jobs, "a", 10)
-	rec := newRecorder("c", nil)
-	r := runConsumer(t, cfg, plan.Jobs, rec, nil)
-	eventually(t, func() bool { return rec.count() == 10 }, "records")
-	e.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.OffsetCommit}, Err: kerr.UnknownServerError, Count: 3})
-	r.Commit(0, 10)
-	eventually(t, func() bool { return r.Stats().Commits == 1 }, "it works in the end")
-	require.EqualValues(t, 3, r.Stats().CommitErrors)
-	require.Contains(t, r.Stats().LastError, "Unknown broker error")
-}
-
 // A member that the group gave up must drop its partitions without a commit.
 func TestLostPartitions(t *testing.T) {
 	e := startEmbedded(t, EmbeddedConfig{Listen: ":0"})
 	cfg := testConfig(t, e.Addr())
-	cfg.CommitInterval = 60e9
 	plan := makeTopics(t, cfg, 2)
 	produceN(t, cfg, plan.Jobs, "a", 10)
 	rec := newRecorder("c", nil)
 	r := runConsumer(t, cfg, plan.Jobs, rec, nil)
 	eventually(t, func() bool { return rec.count() == 10 }, "records")
-	for p, rs := range rec.records {
-		r.Commit(p, rs[len(rs)-1].Offset+1)
+	require.NotNil(t, r.Group())
+	var atLost *GroupMetadata
+	rec.onLost = func([]int32) { atLost = r.Group() }
+	for p := range rec.records {
 		r.Pause(p)
 	}
 	eventually(t, func() bool { return r.Stats().Paused == 2 }, "paused")
@@ -65,7 +51,8 @@ func TestLostPartitions(t *testing.T) {
 	require.False(t, rec.has("revoked"))
 	eventually(t, func() bool { return rec.count() == 20 }, "nothing was committed: all comes again, and not paused")
 	require.EqualValues(t, 2, r.Stats().PartitionsLost)
-	require.Zero(t, r.Stats().Commits)
+	require.Nil(t, atLost)
+	require.NotNil(t, r.Group())
 	require.Zero(t, r.Stats().Paused)
 }
 

@@ -62,7 +62,6 @@ func testConfig(t testing.TB, addr string) Config {
 	cfg.Bootstrap = addr
 	cfg.Group = "group-" + unique()
 	cfg.SessionTimeout = 3 * time.Second
-	cfg.CommitInterval = 50 * time.Millisecond
 	require.NoError(t, cfg.Validate())
 	return cfg
 }
@@ -79,7 +78,8 @@ func makeTopics(t testing.TB, cfg Config, partitions int) TopicPlan {
 	return plan
 }
 
-// recorder is a Handler that keeps what it was told.
+// recorder is a Handler that keeps what it was told. It starts each partition from the
+// stable offset, unless manual.
 type recorder struct {
 	mu      sync.Mutex
 	events  []string
@@ -88,9 +88,16 @@ type recorder struct {
 	name    string
 	shared  *journal
 
-	onRecords func(p int32, rs []Record)
-	onRevoked func(ps []int32)
+	onRecords  func(p int32, rs []Record)
+	onRevoked  func(ps []int32)
+	onAssigned func(ps []int32)
+	onLost     func(ps []int32)
+
+	c      *Consumer
+	manual bool
 }
+
+func (r *recorder) attach(c *Consumer) { r.c = c }
 
 // journal orders the events of several recorders.
 type journal struct {
@@ -120,8 +127,31 @@ func (r *recorder) event(what string, ps []int32, own bool) {
 	r.events = append(r.events, what)
 }
 
-func (r *recorder) Assigned(ps []int32) { r.event("assigned", ps, true) }
-func (r *recorder) Lost(ps []int32)     { r.event("lost", ps, false) }
+func (r *recorder) Assigned(ps []int32) {
+	r.event("assigned", ps, true)
+	if r.onAssigned != nil {
+		r.onAssigned(ps)
+	}
+	if r.manual {
+		return
+	}
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+		defer cancel()
+		if offsets, err := r.c.StableOffsets(ctx, ps); err == nil { // else the consumer has ended
+			for p, at := range offsets {
+				r.c.Start(p, at)
+			}
+		}
+	}()
+}
+
+func (r *recorder) Lost(ps []int32) {
+	if r.onLost != nil {
+		r.onLost(ps)
+	}
+	r.event("lost", ps, false)
+}
 func (r *recorder) Revoked(ps []int32) {
 	if r.onRevoked != nil {
 		r.onRevoked(ps)
@@ -200,6 +230,9 @@ func runConsumer(t testing.TB, cfg Config, topic string, h Handler, before func(
 	t.Helper()
 	c, err := NewConsumer(cfg, topic, h, testLog(t))
 	require.NoError(t, err)
+	if a, ok := h.(interface{ attach(*Consumer) }); ok {
+		a.attach(c)
+	}
 	if before != nil {
 		before(c)
 	}

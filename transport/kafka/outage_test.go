@@ -35,9 +35,8 @@ func TestBrokerAbsentThenStoppedAndStarted(t *testing.T) {
 		states[client] = append(states[client], ok)
 	}
 	rec := newRecorder("c", nil)
-	var c *Consumer
-	rec.onRecords = func(p int32, rs []Record) { c.Commit(p, rs[len(rs)-1].Offset+1) }
-	r := runConsumer(t, cfg, plan.Jobs, rec, func(x *Consumer) { c = x })
+	k := attachCommitter(t, cfg, plan.Jobs, rec)
+	c := runConsumer(t, cfg, plan.Jobs, rec, nil)
 	d := &deliveries{}
 	p := newTestProducer(t, cfg, d.add)
 	sent := 0
@@ -66,9 +65,9 @@ func TestBrokerAbsentThenStoppedAndStarted(t *testing.T) {
 		eventually(t, func() bool { return c.Reachable() && p.Reachable() }, "reachable, round %d", round)
 		send(100)
 		eventually(t, func() bool { return rec.count() >= sent && p.Len() == 0 }, "all arrive, round %d", round)
-		commits := c.Stats().Commits
+		commits := k.commits.Load()
 		send(10)
-		eventually(t, func() bool { return c.Stats().Commits > commits }, "commits go on, round %d", round)
+		eventually(t, func() bool { return k.commits.Load() > commits }, "commits go on, round %d", round)
 
 		require.NoError(t, e.Close())
 		eventually(t, func() bool { return !c.Reachable() && !p.Reachable() }, "absence is seen, round %d", round)
@@ -81,7 +80,7 @@ func TestBrokerAbsentThenStoppedAndStarted(t *testing.T) {
 	}
 	require.Len(t, d.snapshot(), sent)
 	require.NoError(t, p.Err())
-	r.stop(t)()
+	c.stop(t)()
 	mu.Lock()
 	defer mu.Unlock()
 	require.Equal(t, []bool{false, true, false, true, false, true}, states["consumer"])
@@ -95,18 +94,12 @@ func TestStopWhileBrokerIsAway(t *testing.T) {
 	plan := makeTopics(t, cfg, 2)
 	produceN(t, cfg, plan.Jobs, "a", 100)
 	rec := newRecorder("c", nil)
-	var c *Consumer
-	rec.onRevoked = func(ps []int32) {
-		for _, p := range ps {
-			c.Commit(p, 1)
-		}
-	}
-	r := runConsumer(t, cfg, plan.Jobs, rec, func(x *Consumer) { c = x })
+	c := runConsumer(t, cfg, plan.Jobs, rec, nil)
 	eventually(t, func() bool { return rec.count() == 100 }, "records")
 	require.NoError(t, e.Close())
 	eventually(t, func() bool { return !c.Reachable() }, "absence is seen")
 	start := time.Now()
-	r.stop(t)()
+	c.stop(t)()
 	t.Logf("the consumer ended after %s", time.Since(start))
 	require.True(t, rec.has("revoked") || rec.has("lost"))
 }

@@ -147,7 +147,6 @@ func TestConfigRefusals(t *testing.T) {
 		"Group is":                     func(c *Config) { c.Group = "" },
 		"SessionTimeout is":            func(c *Config) { c.SessionTimeout = 0 },
 		"MaxPollInterval (2s)":         func(c *Config) { c.MaxPollInterval = 2 * time.Second },
-		"CommitInterval is":            func(c *Config) { c.CommitInterval = 0 },
 		"Linger is":                    func(c *Config) { c.Linger = -1 },
 		"BatchRecords is":              func(c *Config) { c.BatchRecords = 0 },
 		"QueuedMaxKBytes is":           func(c *Config) { c.QueuedMaxKBytes = 0 },

@@ -88,6 +88,8 @@ func TestTopicPlanRefusals(t *testing.T) {
 	require.NoError(t, ok.validate())
 	for want, change := range map[string]func(*TopicPlan){
 		"used twice":     func(p *TopicPlan) { p.Results = p.Jobs },
+		"is used twice":  func(p *TopicPlan) { p.State = p.Progress },
+		"name State":     func(p *TopicPlan) { p.State = "" },
 		"Jobs":           func(p *TopicPlan) { p.Jobs = "" },
 		"letters":        func(p *TopicPlan) { p.Dead = "a b" },
 		"neither":        func(p *TopicPlan) { p.Dead = ".." },
@@ -131,4 +133,143 @@ func TestEnsureTopicsEndsWithContext(t *testing.T) {
 	_, err := EnsureTopics(ctx, cfg, Topics{}.Plan(), func(error, time.Duration) { cancel() })
 	require.ErrorIs(t, err, context.Canceled)
 	require.ErrorContains(t, err, cfg.Bootstrap)
+}
+
+// The topics of the state follow the jobs topic, and are compacted.
+func TestEnsureStateTopics(t *testing.T) {
+	onEachBroker(t, func(t *testing.T, cfg Config) {
+		a := testAdmin(t, cfg)
+		plan := Topics{Prefix: unique()}.Plan()
+		plan.Partitions, plan.Retention = 3, time.Hour
+		_, err := ensure(t, cfg, plan)
+		require.NoError(t, err)
+		require.Equal(t, map[string]int{plan.State: 3, plan.Progress: 1}, a.counts(plan.State, plan.Progress))
+		for _, name := range []string{plan.State, plan.Progress} {
+			c := a.config(name)
+			require.Equal(t, "compact", c["cleanup.policy"])
+			require.Equal(t, "-1", c["retention.ms"])
+			require.Equal(t, "-1", c["retention.bytes"])
+			require.Equal(t, "600000", c["segment.ms"])
+			require.Equal(t, "600000", c["delete.retention.ms"])
+		}
+
+		// The jobs topic was grown.
+		a.grow(plan.Jobs, 5)
+		plan.Partitions = 0
+		info, err := ensure(t, cfg, plan)
+		require.NoError(t, err)
+		require.Equal(t, 5, info.Partitions)
+		require.Equal(t, map[string]int{plan.State: 5}, a.counts(plan.State))
+
+		// The state topic has more than the jobs topic.
+		a.grow(plan.State, 6)
+		_, err = ensure(t, cfg, plan)
+		var te *TopicError
+		require.ErrorAs(t, err, &te)
+		require.Equal(t, plan.State, te.Topic)
+		require.ErrorContains(t, err, "6 partitions, more than the 5")
+		require.ErrorContains(t, err, "recreate")
+	})
+}
+
+func TestEnsureStateTopicsConcurrently(t *testing.T) {
+	onEachBroker(t, func(t *testing.T, cfg Config) {
+		a := testAdmin(t, cfg)
+		plan := Topics{Prefix: unique()}.Plan()
+		_, err := ensure(t, cfg, plan)
+		require.NoError(t, err)
+		a.grow(plan.Jobs, 20)
+		var wg sync.WaitGroup
+		errs := make([]error, 4)
+		for i := range errs {
+			wg.Go(func() { _, errs[i] = ensure(t, cfg, plan) })
+		}
+		wg.Wait()
+		require.NoError(t, errors.Join(errs...))
+		require.Equal(t, map[string]int{plan.State: 20}, a.counts(plan.State))
+	})
+}
+
+// Existing topics of the state that would lose it are refused.
+func TestEnsureStateTopicsRefusals(t *testing.T) {
+	onEachBroker(t, func(t *testing.T, cfg Config) {
+		a := testAdmin(t, cfg)
+		for _, policy := range []string{"delete", "compact,delete"} {
+			for _, pick := range []func(TopicPlan) string{
+				func(p TopicPlan) string { return p.State },
+				func(p TopicPlan) string { return p.Progress },
+			} {
+				plan := Topics{Prefix: unique()}.Plan()
+				plan.Partitions = 1
+				a.create(pick(plan), 1, policy)
+				_, err := ensure(t, cfg, plan)
+				var te *TopicError
+				require.ErrorAs(t, err, &te)
+				require.Equal(t, pick(plan), te.Topic)
+				require.ErrorContains(t, err, "cleanup.policy is")
+				require.ErrorContains(t, err, "set cleanup.policy=compact")
+			}
+		}
+		plan := Topics{Prefix: unique()}.Plan()
+		a.create(plan.Progress, 2, "compact")
+		_, err := ensure(t, cfg, plan)
+		require.ErrorContains(t, err, "2 partitions, but has to have 1")
+	})
+}
+
+// adminFor is an admin client for tests.
+type adminFor struct {
+	t *testing.T
+	*admin
+}
+
+func testAdmin(t *testing.T, cfg Config) adminFor {
+	t.Helper()
+	a, err := newAdmin(cfg)
+	require.NoError(t, err)
+	t.Cleanup(a.close)
+	return adminFor{t, a}
+}
+
+func (a adminFor) counts(names ...string) map[string]int {
+	a.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	m, err := a.describe(ctx, names)
+	require.NoError(a.t, err)
+	return m
+}
+
+func (a adminFor) config(name string) map[string]string {
+	a.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	res, err := a.a.DescribeConfigs(ctx, []ck.ConfigResource{{Type: ck.ResourceTopic, Name: name}})
+	require.NoError(a.t, err)
+	m := map[string]string{}
+	for k, v := range res[0].Config {
+		m[k] = v.Value
+	}
+	return m
+}
+
+func (a adminFor) create(name string, partitions int, policy string) {
+	a.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	res, err := a.a.CreateTopics(ctx, []ck.TopicSpecification{{Topic: name, NumPartitions: partitions, ReplicationFactor: 1,
+		Config: map[string]string{"cleanup.policy": policy}}})
+	require.NoError(a.t, err)
+	require.Equal(a.t, ck.ErrNoError, res[0].Error.Code())
+	require.Eventually(a.t, func() bool { return a.counts(name)[name] == partitions }, patience, 20*time.Millisecond)
+}
+
+func (a adminFor) grow(name string, to int) {
+	a.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	res, err := a.a.CreatePartitions(ctx, []ck.PartitionsSpecification{{Topic: name, IncreaseTo: to}})
+	require.NoError(a.t, err)
+	require.Equal(a.t, ck.ErrNoError, res[0].Error.Code())
+	require.Eventually(a.t, func() bool { return a.counts(name)[name] == to }, patience, 20*time.Millisecond)
 }
