@@ -4,20 +4,24 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -X github.com/roost-server/roost/cmd/roost/internal/cli.Version=$(VERSION)
 KAFKA   ?= .kafka
 
-.PHONY: help build run test lint bench kafka kafka-stop test-kafka fuzz clean
+.PHONY: help build run test chaos lint bench kafka kafka-stop test-kafka fuzz clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-build: ## bin/roost and bin/loadtest
+build: ## bin/roost, bin/loadtest and bin/chaos
 	$(GO) build -ldflags "$(LDFLAGS)" -o bin/roost ./cmd/roost
 	$(GO) build -ldflags "$(LDFLAGS)" -o bin/loadtest ./loadtest
+	$(GO) build -o bin/chaos ./loadtest/chaos
 
 run: build ## a whole Roost with 25 nodes on an embedded broker; Ctrl-C ends it
 	./bin/roost dev
 
 test: build ## all tests; with ROOST_TEST_KAFKA=HOST:PORT also those on that broker
 	$(GO) test -race -shuffle=on -timeout 15m ./...
+
+chaos: build ## CHAOS_FAULTS faults at random, and a checker; CHAOS_KAFKA=apache for Apache Kafka
+	./bin/chaos run --kafka $${CHAOS_KAFKA:-embedded} --faults $${CHAOS_FAULTS:-15} $${CHAOS_SEED:+--seed $$CHAOS_SEED}
 
 lint: ## formatting, vet and the linters of .golangci.yml
 	./.ci/lint

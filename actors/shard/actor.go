@@ -1,19 +1,19 @@
 // Package shard is the actor that owns one partition of the jobs topic: the ledger
 // of its jobs and the directory of the nodes that hash to it.
 //
-// The state machine is [Core]: job.go has what it keeps, gates.go what gates tell
-// it, choose.go the search for a selector's nodes. The actor around it turns
-// messages into steps and effects into messages.
+// The state machine is [Core]. What a job is: job.go, pending.go. How it gets to its
+// nodes: attempts.go, gates.go (what gates tell), choose.go (selectors). How its
+// outcome gets to Kafka: outcome.go, books.go, cut.go. What survives: state.go,
+// decode.go, restore.go, ended.go. The actor around it turns messages into steps and
+// effects into messages.
 package shard
 
 import (
-	"errors"
 	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
 
 	"github.com/roost-server/roost/actors"
-	"github.com/roost-server/roost/protocol/record"
 )
 
 // Gates is the way to the gates of this member. Its methods never block.
@@ -31,49 +31,31 @@ type Peers interface {
 	Shards() []uint32
 }
 
-// ErrFull is what a [Recorder] returns when it takes nothing at the moment.
-var ErrFull = errors.New("the producer's queue is full")
-
-// Recorder writes to Kafka. It never blocks. What it took ends in a [Recorded]
-// message for the token's shard, in any order.
-type Recorder interface {
-	// Outcome writes a result record; it keeps value until it is recorded.
-	Outcome(jobID string, value []byte, enc record.Encoding, t *Token) error
-	// Dead writes a record that cannot be understood.
-	Dead(r *actors.Record, reason string, t *Token) error
-}
-
 // Feed is the shard's source of records. Its methods never block.
 type Feed interface {
-	Commit(partition int32, next int64)
 	// Taken tells that so many records were taken from the mailbox.
 	Taken(partition int32, records int)
 	Pause(partition int32)
 	Resume(partition int32)
-	// Rewind starts again after what is committed, and returns the epoch that the
-	// records read from there on carry.
-	Rewind(partition int32) (epoch uint64)
+	// Rebuild asks for the partition's committed state: [Restore] messages and one
+	// [Restored] follow, then records from there on, all with the epoch returned.
+	// What was read before is void, and so is a Pause.
+	Rebuild(partition int32) (epoch uint64)
 }
 
 // Deps is what a shard's actor works with.
 type Deps struct {
-	Gates    Gates
-	Peers    Peers
-	Recorder Recorder
-	Feed     Feed
-	NowMs    func() int64
-	// Fatal is called when Kafka refuses outcomes for good: the member has to stop.
+	Gates  Gates
+	Peers  Peers
+	Ledger Ledger
+	Feed   Feed
+	NowMs  func() int64
+	// Rebuilt is told how many jobs a rebuilding has found, and how many it should have
+	// found besides.
+	Rebuilt func(partition uint32, restored, missing int)
+	// Fatal is called when the shard cannot go on without losing something: the
+	// member has to stop.
 	Fatal func(error)
-}
-
-// Recorded tells a shard what became of what it had recorded.
-type Recorded struct{ Items []RecordedItem }
-
-// RecordedItem is one record that Kafka has, or has refused.
-type RecordedItem struct {
-	Token *Token
-	Err   error // nil: recorded
-	Fatal bool  // no retry will help
 }
 
 // Actor is the shard's actor.
@@ -81,13 +63,10 @@ type Actor struct {
 	core      *Core
 	cfg       Config
 	deps      Deps
-	restarted bool
-	epoch     uint64
+	epoch     uint64 // of this life
+	broken    bool   // its state cannot be read
 	eff       Effects
 	out       map[uint32]*actors.ToGate
-	writer    record.ResultWriter
-	scratch   []byte
-	backlog   []send // what the recorder did not take
 	followers map[string][]*Follower
 	paused    bool
 
@@ -98,28 +77,15 @@ type Actor struct {
 	stopped bool
 }
 
-// send is one record for Kafka; exactly one of value and dead is set.
-type send struct {
-	jobID string
-	value []byte
-	enc   record.Encoding
-	dead  *Dead
-	token *Token
-}
-
-// retryFullMs is the pause before a full recorder is tried again.
-const retryFullMs = 20
-
 // longestWaitMs is how long the timer sleeps at most: the wall clock may be set.
 const longestWaitMs = 60_000
 
 type tick struct{}
 
-// New makes the actor; restarted says that an earlier incarnation failed, so that
-// the partition has to be read again.
-func New(cfg Config, deps Deps, restarted bool) *Actor {
+// New makes the actor. When it starts it asks its feed for its state.
+func New(cfg Config, deps Deps) *Actor {
 	return &Actor{
-		core: NewCore(cfg, deps.Peers.Shards), cfg: cfg, deps: deps, restarted: restarted,
+		core: NewCore(cfg, deps.Peers.Shards), cfg: cfg, deps: deps,
 		out: map[uint32]*actors.ToGate{}, followers: map[string][]*Follower{},
 	}
 }
@@ -131,46 +97,115 @@ func (a *Actor) Receive(ctx actor.Context) {
 	switch m := ctx.Message().(type) {
 	case *actors.Records:
 		a.deps.Feed.Taken(int32(a.cfg.Partition), len(m.Records))
-		if m.Epoch >= a.epoch {
+		if m.Epoch == a.epoch {
 			a.core.Records(now, m.Records, &a.eff)
 		}
 	case *actors.FromGate:
 		a.core.FromGate(now, m, &a.eff)
 		a.apply()
 		m.Release()
-	case *Recorded:
-		a.recorded(now, m)
 	case *tick:
 		a.armedMs = 0
 		a.core.Tick(now, &a.eff)
-	case *Locate:
-		a.core.Locate(now, m, &a.eff)
-	case *Located:
-		a.core.Located(now, &m.Location, &a.eff)
-	case *Select:
-		a.core.Select(now, m, &a.eff)
-	case *Candidates:
-		a.core.Candidates(now, m, &a.eff)
 	case *actor.Started:
-		a.started(ctx)
+		a.self, a.system = ctx.Self(), ctx.ActorSystem()
+		a.epoch = a.deps.Feed.Rebuild(int32(a.cfg.Partition))
 	case *actor.Stopping, *actor.Restarting:
 		a.stop()
 		return
 	default:
-		a.query(m)
+		if !a.ledger(now, m) && !a.peer(now, m) {
+			a.query(m)
+		}
 	}
 	a.apply()
 	a.feed()
 	a.arm(now)
 }
 
-func (a *Actor) started(ctx actor.Context) {
-	a.self, a.system = ctx.Self(), ctx.ActorSystem()
-	if !a.restarted {
-		return // whoever spawned it announces it, once it can be reached
+// ledger takes what has to do with Kafka.
+func (a *Actor) ledger(now int64, m any) bool {
+	switch m := m.(type) {
+	case *Cut:
+		b := &Batch{Epoch: a.epoch}
+		if !a.core.Cut(now, b) {
+			b = nil
+		}
+		m.Reply <- b
+	case *Committed:
+		if m.Batch.Epoch == a.epoch {
+			a.core.Committed(now, m.Batch, &a.eff)
+		}
+	case *Restore:
+		a.restore(m)
+	case *Restored:
+		a.restored(now, m)
+	case *Again:
+		a.again()
+	default:
+		return false
 	}
-	a.epoch = a.deps.Feed.Rewind(int32(a.cfg.Partition))
+	return true
+}
+
+// peer takes what other shards say.
+func (a *Actor) peer(now int64, m any) bool {
+	switch m := m.(type) {
+	case *Locate:
+		a.core.Locate(now, m, &a.eff)
+	case *Located:
+		a.core.Located(now, &m.Location, &a.eff)
+	case *Rebuilt:
+		a.core.Rebuilt(now, m, &a.eff)
+	case *Silent:
+		a.core.Silent(now, m, &a.eff)
+	case *Answered:
+		a.core.Answered(m)
+	case *Select:
+		a.core.Select(now, m, &a.eff)
+	case *Candidates:
+		a.core.Candidates(now, m, &a.eff)
+	default:
+		return false
+	}
+	return true
+}
+
+// restore takes records of the state topic. What cannot be read may be replaced by a
+// later one.
+func (a *Actor) restore(m *Restore) {
+	if m.Epoch != a.epoch {
+		return
+	}
+	for i := range m.Records {
+		_ = a.core.Restore(m.Records[i])
+	}
+}
+
+// restored ends the rebuilding. Gates are asked for their nodes only now, so that what
+// they send finds the jobs. With a state that cannot be read the shard takes nothing
+// any more: what it has not is in Kafka still.
+func (a *Actor) restored(now int64, m *Restored) {
+	if m.Epoch != a.epoch || a.broken || !a.core.Rebuilding() {
+		return
+	}
+	if err := a.core.Unreadable(); err != nil {
+		a.broken = true
+		a.deps.Fatal(err)
+		return
+	}
+	a.core.Restored(now, m.Next, &a.eff)
+	a.deps.Rebuilt(a.cfg.Partition, a.core.restored, a.core.missing)
 	a.deps.Gates.Announce(a.cfg.Partition)
+	a.introduceAll()
+}
+
+// again begins a new life: the directory and what nodes sent of late stay, and all
+// that has to do with jobs is read again.
+func (a *Actor) again() {
+	a.core = a.core.reborn()
+	a.broken, a.paused = false, false
+	a.epoch = a.deps.Feed.Rebuild(int32(a.cfg.Partition))
 }
 
 // apply carries out the effects and empties them.
@@ -196,21 +231,14 @@ func (a *Actor) apply() {
 		delete(a.out, gate)
 		a.deps.Gates.Send(gate, b)
 	}
-	for i := range e.Outcomes {
-		a.outcome(&e.Outcomes[i])
-	}
-	for i := range e.Dead {
-		d := e.Dead[i]
-		a.record(send{dead: &d, token: d.Token})
-	}
 	for i := range e.Asks {
 		a.deps.Peers.Send(e.Asks[i].Shard, e.Asks[i].Message)
 	}
 	for i := range e.Events {
 		a.notify(&e.Events[i])
 	}
-	if e.Commit >= 0 {
-		a.deps.Feed.Commit(int32(a.cfg.Partition), e.Commit)
+	if e.Dirty {
+		a.deps.Ledger.Dirty(a.cfg.Partition, e.Outcomes)
 	}
 	e.Reset()
 }
@@ -224,97 +252,13 @@ func (a *Actor) batch(gate uint32) *actors.ToGate {
 	return b
 }
 
-// outcome encodes a result now, while the bytes that it refers to live.
-func (a *Actor) outcome(o *Outcome) {
-	var err error
-	if a.scratch, err = a.writer.Append(a.scratch[:0], o.Encoding, &o.Result); err != nil {
-		// The session has checked the output; what remains is a fault of ours, and an
-		// outcome without its output is better than none.
-		o.Result.Output, o.Result.Error = nil, o.Result.Error+" (output dropped: "+err.Error()+")"
-		a.scratch, _ = a.writer.Append(a.scratch[:0], o.Encoding, &o.Result)
-	}
-	o.Token.Value = append([]byte(nil), a.scratch...)
-	a.record(send{jobID: o.Result.Job, value: o.Token.Value, enc: o.Encoding, token: o.Token})
-}
-
-// record gives one record to Kafka, in order behind what waits already.
-func (a *Actor) record(s send) {
-	if len(a.backlog) > 0 || !a.try(&s) {
-		a.backlog = append(a.backlog, s)
-	}
-}
-
-func (a *Actor) try(s *send) bool {
-	var err error
-	if s.dead != nil {
-		err = a.deps.Recorder.Dead(&s.dead.Record, s.dead.Reason, s.token)
-	} else {
-		err = a.deps.Recorder.Outcome(s.jobID, s.value, s.enc, s.token)
-	}
-	if err != nil && !errors.Is(err, ErrFull) {
-		a.deps.Fatal(err)
-	}
-	return err == nil
-}
-
-func (a *Actor) drainBacklog() {
-	n := 0
-	for n < len(a.backlog) && a.try(&a.backlog[n]) {
-		n++
-	}
-	clear(a.backlog[:n])
-	a.backlog = a.backlog[n:]
-	if len(a.backlog) == 0 {
-		a.backlog = nil
-	}
-}
-
-func (a *Actor) recorded(now int64, m *Recorded) {
-	for i := range m.Items {
-		switch it := &m.Items[i]; {
-		case it.Err == nil:
-			a.core.Recorded(now, it.Token, &a.eff)
-		case it.Fatal:
-			a.deps.Fatal(it.Err)
-		default:
-			a.refused(it)
-		}
-	}
-}
-
-// refused handles a result that Kafka does not take as it is, such as one over the
-// topic's own size limit: the outcome is recorded without its output, once.
-func (a *Actor) refused(it *RecordedItem) {
-	if it.Token.owner != a.core {
-		return // of the life before a restart; its record was read again
-	}
-	res, err := record.ParseResult("", it.Token.Value)
-	if it.Token.Value == nil || err != nil || len(res.Output) == 0 {
-		a.deps.Fatal(it.Err)
-		return
-	}
-	enc, _ := record.Detect("", it.Token.Value)
-	res.Output, res.Error = nil, "output dropped, Kafka refused it: "+it.Err.Error()
-	value, err := a.writer.Append(nil, enc, &res)
-	if err != nil {
-		a.deps.Fatal(err)
-		return
-	}
-	it.Token.Value = value
-	a.record(send{jobID: res.Job, value: value, enc: enc, token: it.Token})
-}
-
-// feed pauses the partition while the shard has enough, and retries what waits.
+// feed pauses the partition while the shard has enough.
 func (a *Actor) feed() {
-	if len(a.backlog) > 0 {
-		a.drainBacklog()
-	}
-	full := len(a.backlog) > 0
 	switch {
-	case !a.paused && (full || a.core.Overfull()):
+	case !a.paused && a.core.Overfull():
 		a.paused = true
 		a.deps.Feed.Pause(int32(a.cfg.Partition))
-	case a.paused && !full && a.core.Hungry():
+	case a.paused && a.core.Hungry():
 		a.paused = false
 		a.deps.Feed.Resume(int32(a.cfg.Partition))
 	}
@@ -324,9 +268,6 @@ func (a *Actor) feed() {
 // one empty step, so it is moved only forward.
 func (a *Actor) arm(now int64) {
 	due, ok := a.core.Next()
-	if len(a.backlog) > 0 && (!ok || due > now+retryFullMs) {
-		due, ok = now+retryFullMs, true
-	}
 	if !ok || a.armedMs != 0 && a.armedMs <= due || a.stopped {
 		return
 	}

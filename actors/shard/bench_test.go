@@ -19,8 +19,9 @@ const stepJobs = 64
 func shardStep(t testing.TB) func() {
 	cfg := DefaultConfig()
 	cfg.Partitions, cfg.Member = 1, "member-1"
+	eff := &Effects{}
 	c := NewCore(cfg, func() []uint32 { return nil })
-	eff := &Effects{Commit: -1}
+	c.Restored(t0, -1, eff)
 	reg := actors.NewFromGate(1)
 	values := make([][]byte, stepJobs)
 	for i := range values {
@@ -36,9 +37,7 @@ func shardStep(t testing.TB) func() {
 	offset, now := int64(0), t0
 	records := make([]actors.Record, stepJobs)
 	ids := make([][]byte, stepJobs)
-	tokens := make([]*Token, 0, stepJobs)
-	var writer record.ResultWriter
-	var scratch []byte
+	batch := new(Batch)
 	return func() {
 		now++
 		for i := range records { // another id each time, in a record of its own
@@ -50,29 +49,28 @@ func shardStep(t testing.TB) func() {
 		}
 		c.Records(now, records, eff)
 		require.Len(t, eff.Deliveries, stepJobs)
-		batch := actors.NewFromGate(1)
+		up := actors.NewFromGate(1)
 		for i := range eff.Deliveries {
 			d := &eff.Deliveries[i].Delivery
-			batch.Results = append(batch.Results, actors.Result{Node: d.Node, JobID: batch.Keep(ids[i]), Attempt: d.Attempt,
-				Outcome: protocol.OutcomeOK, DurationUs: 1000, Output: batch.Keep(values[0][:1])})
+			up.Results = append(up.Results, actors.Result{Node: d.Node, JobID: up.Keep(ids[i]), Attempt: d.Attempt,
+				Outcome: protocol.OutcomeOK, DurationUs: 1000, Output: up.Keep(values[0][:1])})
 		}
 		eff.Reset()
-		c.FromGate(now, batch, eff)
-		tokens = tokens[:0]
-		for i := range eff.Outcomes {
-			o := &eff.Outcomes[i]
-			scratch, _ = writer.Append(scratch[:0], o.Encoding, &o.Result)
-			o.Token.Value = append([]byte(nil), scratch...)
-			tokens = append(tokens, o.Token)
-		}
-		batch.Release()
+		c.FromGate(now, up, eff)
+		up.Release()
 		eff.Reset()
-		for _, tok := range tokens {
-			c.Recorded(now, tok, eff)
-		}
+		require.True(t, c.Cut(now, batch))
+		c.Committed(now, batch, eff)
 		require.Len(t, eff.Acks, stepJobs)
 		eff.Reset()
 	}
+}
+
+// t0 is the beginning of time.
+const t0 = int64(1_700_000_000_000)
+
+func profileOf(kinds ...string) *actors.Profile {
+	return &actors.Profile{Attributes: protocol.Attributes{Kinds: kinds}}
 }
 
 func BenchmarkShardStep(b *testing.B) {

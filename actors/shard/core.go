@@ -2,93 +2,57 @@ package shard
 
 import (
 	"fmt"
-	"strings"
 
 	"github.com/roost-server/roost/actors"
+	"github.com/roost-server/roost/actors/directory"
 	"github.com/roost-server/roost/protocol"
 	"github.com/roost-server/roost/protocol/record"
 )
 
-// Config is what a shard's core goes by.
-type Config struct {
-	Partition  uint32
-	Partitions uint32
-	Member     string // written into results
-
-	// GraceMs is how long past an attempt's timeout the shard still waits for the
-	// result: the node says timeout itself, so this covers the way there and back.
-	GraceMs int64
-	// RetryMs is the pause before a delivery is tried again that a busy session or a
-	// missing one turned away.
-	RetryMs int64
-	// SelectMs is how long the other shards may take to name candidates; ChooseMs how
-	// long a selector that finds too few nodes keeps looking, once every RetryMs.
-	SelectMs, ChooseMs int64
-	// LocateMs is how long the shard waits for another to say where a node is before it
-	// asks again: questions and answers are lost when a shard restarts or moves.
-	LocateMs int64
-	// EarlyMs is how long a result whose job is not known is kept for a job record
-	// that may still come: after a restart nodes are faster than Kafka.
-	EarlyMs int64
-	// MaxPending is the number of records past the watermark, and MaxPendingBytes the
-	// memory of the jobs among them, above which the shard asks to be fed no more.
-	MaxPending      int
-	MaxPendingBytes int
-}
-
-// DefaultConfig returns the values that fit a network of nodes around the world.
-func DefaultConfig() Config {
-	return Config{
-		GraceMs: 2_000, RetryMs: 500, SelectMs: 250, ChooseMs: 5_000, LocateMs: 10_000, EarlyMs: 30_000,
-		MaxPending: 10_000, MaxPendingBytes: 32 << 20,
-	}
-}
-
-// Stats counts what a core did. It is read through the actor.
-type Stats struct {
-	Jobs       uint64 // records taken
-	Duplicates uint64 // records whose job id is pending or was finished lately
-	Invalid    uint64
-	Outcomes   [protocol.OutcomeInvalid + 1]uint64
-	Deliveries uint64
-	Unknown    uint64 // results for a job that is not known
-	Late       uint64 // results for an assignment that had its outcome already
-}
-
 // Core is the ledger and directory of one partition: a plain state machine. Events
-// and the time go in, effects come out; nothing in it knows Kafka, sockets, actors
-// or the clock. It belongs to one goroutine at a time.
+// and the time go in, effects and batches for Kafka come out; nothing in it knows
+// Kafka, sockets, actors or the clock. It belongs to one goroutine at a time.
 //
-// Invariants: a job is in jobs from its record until its last outcome is recorded in
-// Kafka; an assignment gets exactly one outcome; the watermark never passes a record
-// whose outcomes are not all recorded.
+// Invariants: a job is pending from its record until its last outcome is committed;
+// an assignment gets exactly one outcome; what a batch holds is the state of one
+// moment: whoever restores it and reads on from its offset has every pending job once.
 type Core struct {
-	cfg    Config
-	shards func() []uint32 // the shards to be asked for candidates, this one included
-	jobs   map[string]*job
-	away   map[string][]*assignment // by node; those in state waiting
-	timers timers
-	dir    directory
-	mark   *Watermark
-	recent recent
-	early  early
-	stats  Stats
+	cfg     Config
+	shards  func() []uint32 // the shards to be asked for candidates, this one included
+	pending pending
+	away    crowd // what waits for nodes of this shard
+	afar    crowd // what waits for nodes of other shards
+	timers  timers
+	dir     *directory.Directory
+	hushMs  int64 // until when nodes may be silent in dir
+	recent  recent
+	ended   ended
+	early   early
+	books   books
+	stats   Stats
+	onNode  int // jobs with an assignment on its node
 
 	nextOffset int64 // every record before it was taken
-	bytes      int   // of the pending jobs, about
+	newestMs   int64 // timestamp of the record taken last
+
+	rebuild  *rebuild // nil when the committed state is read
+	restored int
+	missing  int
 
 	nowMs int64 // of the step under way
 	eff   *Effects
 }
 
-// NewCore returns an empty core. shards tells which shards exist at the moment.
+// NewCore returns a core that waits for its state: [Core.Restore], then
+// [Core.Restored]. shards tells which shards exist at the moment.
 func NewCore(cfg Config, shards func() []uint32) *Core {
 	for _, pause := range []*int64{&cfg.RetryMs, &cfg.SelectMs, &cfg.LocateMs} {
 		*pause = max(1, *pause) // without a pause one tick would never end
 	}
+	cfg.MaxLocateMs = max(cfg.MaxLocateMs, cfg.LocateMs)
 	return &Core{
-		cfg: cfg, shards: shards, jobs: map[string]*job{}, away: map[string][]*assignment{},
-		dir: newDirectory(), mark: NewWatermark(), recent: newRecent(), early: newEarly(),
+		cfg: cfg, shards: shards, pending: newPending(), away: newCrowd(), afar: newCrowd(),
+		dir: directory.New(), recent: newRecent(), early: newEarly(), books: newBooks(), rebuild: newRebuild(),
 	}
 }
 
@@ -98,6 +62,10 @@ func (c *Core) begin(nowMs int64, eff *Effects) { c.nowMs, c.eff = nowMs, eff }
 // Records takes records of the partition, in order.
 func (c *Core) Records(nowMs int64, records []actors.Record, eff *Effects) {
 	c.begin(nowMs, eff)
+	if c.rebuild != nil || len(records) == 0 {
+		return
+	}
+	c.books.took(nowMs, c.nextOffset, c.cfg.YoungMs)
 	for i := range records {
 		c.record(&records[i])
 	}
@@ -107,298 +75,186 @@ func (c *Core) record(r *actors.Record) {
 	if r.Offset < c.nextOffset {
 		return // fed again; it is in the ledger already
 	}
-	c.nextOffset = r.Offset + 1
+	c.nextOffset, c.newestMs = r.Offset+1, r.TimestampMs
 	c.stats.Jobs++
-	seq := c.mark.Add(r.Offset)
-	rec, err := record.ParseJob(r.ContentType, r.Value)
-	if err != nil {
+	rec, raw, err := parse(r)
+	switch {
+	case err != nil:
 		c.stats.Invalid++
 		c.stats.Outcomes[protocol.OutcomeInvalid]++
-		c.eff.Dead = append(c.eff.Dead, Dead{Record: *r, Reason: err.Error(), Token: &Token{seq: seq, owner: c, Shard: c.cfg.Partition}})
+		c.bury(r, err.Error())
+		return
+	case rec.Cancel:
+		c.cancel(r, &rec)
 		return
 	}
-	if c.jobs[rec.ID] != nil || c.recent.byID[rec.ID] != nil {
-		c.stats.Duplicates++ // the first one stands
-		c.done(seq)
+	if offset, taken := c.taken(rec.ID); taken {
+		if offset != r.Offset { // else its offset was set back, by hand
+			c.stats.Duplicates++
+			c.bury(r, fmt.Sprintf("%sjob %q was taken at offset %d of partition %d; a job id is used once", record.ReasonDuplicate, rec.ID, offset, c.cfg.Partition))
+		}
 		return
 	}
-	j := c.newJob(rec, r, seq)
-	c.jobs[rec.ID] = j
-	c.charge(j, jobBytes+len(r.Value)+len(j.assignments)*assignmentBytes)
+	j := newJob(&rec, raw, r.Offset, r.TimestampMs)
+	j.deadlineMs = deadline(&rec, r.TimestampMs, c.nowMs)
+	c.pending.add(j)
+	c.books.fresh = append(c.books.fresh, j)
+	c.books.freshOpen++
 	c.claim(j)
-	if rec.NotBeforeMs > c.nowMs {
-		c.timers.set(&j.timer, min(rec.NotBeforeMs, j.deadlineMs))
-		return
+	c.launch(j)
+}
+
+// taken reports whether a job id is known, and the offset of its record.
+func (c *Core) taken(id string) (offset int64, ok bool) {
+	if j := c.pending.byID[id]; j != nil {
+		return j.offset, true
 	}
-	c.start(j)
+	return c.ended.find(hashID(id))
 }
 
 // claim takes the results that were faster than Kafka.
 func (c *Core) claim(j *job) {
-	for i := range j.assignments {
-		if a := &j.assignments[i]; a.node != "" {
-			if er := c.early.take(j.rec.ID, a.node); er != nil {
+	if c.early.empty() {
+		return
+	}
+	all := j.all()
+	for i := range all {
+		if node := all[i].node; node != "" {
+			if er := c.early.take(j.id, node); er != nil {
 				c.result(er.gate, &er.result)
 			}
 		}
 	}
 }
 
-// start looks for the job's nodes.
-func (c *Core) start(j *job) {
-	if j.rec.Target.Select != nil {
-		c.choose(j)
+// launch starts a job, now or when its time has come.
+func (c *Core) launch(j *job) {
+	if at := j.notBeforeMs(); at > c.nowMs {
+		c.timers.set(&j.extra.alarm, min(at, j.deadlineMs))
 		return
 	}
-	for i := range j.assignments {
-		if a := &j.assignments[i]; a.state == waiting { // else it was under way before a restart
+	c.start(j)
+}
+
+// start looks for the job's nodes. What has an attempt already, be it by a result that
+// came early or in the shard's life before, goes on from there.
+func (c *Core) start(j *job) {
+	j.flags |= launched
+	all := j.all()
+	for i := range all {
+		switch a := &all[i]; {
+		case a.state == choosing:
+			c.join(a)
+		case a.state == waiting && a.slot == 0: // with a timer it pauses before an attempt
 			c.place(a)
 		}
 	}
+	if j.selector() != nil {
+		c.seek(j)
+	}
 }
 
-// place delivers an assignment, or lets it wait for its node.
-func (c *Core) place(a *assignment) {
-	if a.state >= ending {
-		return
-	}
-	if a.attempt >= a.job.rec.Attempts {
-		c.end(a, a.cause, "all attempts are used up", nil)
-		return
-	}
-	if a.job.deadlineMs <= c.nowMs {
-		c.expire(a)
-		return
-	}
-	home := uint32(record.Partition(a.node, int32(c.cfg.Partitions)))
-	if home == c.cfg.Partition {
-		if loc, ok := c.dir.find(a.node); ok {
-			c.deliver(a, &loc)
+// cancel ends what is left of a job.
+func (c *Core) cancel(r *actors.Record, rec *record.Job) {
+	j := c.pending.byID[rec.ID]
+	switch {
+	case j == nil:
+		if _, ended := c.ended.find(hashID(rec.ID)); !ended {
+			c.bury(r, fmt.Sprintf("%sjob %q is not known in partition %d: it was never taken there, or it ended long ago", record.ReasonCancel, rec.ID, c.cfg.Partition))
 			return
 		}
-		c.wait(a)
+		fallthrough
+	case j.left == 0:
+		c.stats.Overdue++
 		return
 	}
-	c.wait(a)
-	c.timers.set(&a.timer, min(c.nowMs+c.cfg.LocateMs, a.job.deadlineMs))
-	c.eff.Asks = append(c.eff.Asks, Ask{Shard: home, Message: &Locate{From: c.cfg.Partition, Node: a.node}})
-}
-
-// run gives the attempt its time from now on.
-func (c *Core) run(a *assignment) {
-	a.overMs = c.nowMs + a.job.rec.Timeout.Milliseconds() + c.cfg.GraceMs
-	c.timers.set(&a.timer, a.overMs)
-}
-
-// wait parks an assignment until its node registers or the deadline passes.
-func (c *Core) wait(a *assignment) {
-	if a.state != waiting || !a.parked {
-		a.state, a.parked = waiting, true
-		c.away[a.node] = append(c.away[a.node], a)
-	}
-	c.timers.set(&a.timer, a.job.deadlineMs)
-}
-
-// unpark takes an assignment out of those that wait for the node.
-func (c *Core) unpark(a *assignment) {
-	if !a.parked {
-		return
-	}
-	a.parked = false
-	list := c.away[a.node]
-	for i := range list {
-		if list[i] == a {
-			list[i] = list[len(list)-1]
-			list[len(list)-1] = nil
-			list = list[:len(list)-1]
-			break
+	c.stats.Cancels++
+	c.books.barrier = max(c.books.barrier, r.Offset+1)
+	all := j.all()
+	for i := range all {
+		a := &all[i]
+		if a.state >= ending {
+			continue
 		}
+		if a.state == queued || a.state == sent || a.state == detached {
+			c.withdraw(a, rec.CancelReason)
+		}
+		c.end(a, protocol.OutcomeCancelled, rec.CancelReason, nil)
 	}
-	if len(list) == 0 {
-		delete(c.away, a.node)
-	} else {
-		c.away[a.node] = list
-	}
-}
-
-// deliver sends the next attempt to where the node is.
-func (c *Core) deliver(a *assignment, loc *Location) {
-	c.unpark(a)
-	if !loc.Profile.Offers(a.job.rec.Kind) {
-		c.end(a, protocol.OutcomeRefused, fmt.Sprintf("node %s does not offer kind %q; it offers: %s",
-			a.node, a.job.rec.Kind, strings.Join(loc.Profile.Kinds, ", ")), nil)
-		return
-	}
-	a.attempt++
-	a.state, a.gate, a.incarnation = sent, loc.Gate, loc.Incarnation
-	c.run(a)
-	c.stats.Deliveries++
-	c.eff.Deliveries = append(c.eff.Deliveries, GateDelivery{Gate: loc.Gate, Delivery: actors.Delivery{
-		Node: a.node, JobID: a.job.rec.ID, Kind: a.job.rec.Kind, Args: a.job.rec.Args, Shard: c.cfg.Partition,
-		Attempt: a.attempt, TimeoutMs: uint32(a.job.rec.Timeout.Milliseconds()), Priority: a.job.rec.Priority,
-	}})
-}
-
-// end gives the assignment its outcome and has it recorded.
-func (c *Core) end(a *assignment, o protocol.Outcome, reason string, r *actors.Result) {
-	c.unpark(a)
-	c.timers.stop(&a.timer)
-	a.state, a.outcome = ending, o
-	c.stats.Outcomes[o]++
-	j := a.job
-	res := record.Result{
-		Job: j.rec.ID, Node: a.node, Index: a.index, Outcome: o, Attempt: a.attempt, Kind: j.rec.Kind,
-		Tenant: j.rec.Tenant, Error: reason, JobMs: j.timestampMs, TimeMs: c.nowMs,
-		Member: c.cfg.Member, Partition: int32(c.cfg.Partition), Offset: j.offset,
-	}
-	if r != nil {
-		res.Attempt, res.DurationUs, res.Error, res.Output = r.Attempt, r.DurationUs, string(r.Error), r.Output
-		a.ackAttempt, a.ack = r.Attempt, true
-	}
-	a.token.a, a.token.owner, a.token.Shard = a, c, c.cfg.Partition
-	c.eff.Outcomes = append(c.eff.Outcomes, Outcome{Result: res, Encoding: j.rec.Encoding, Token: &a.token})
-}
-
-// expire ends an assignment at the job's deadline: as expired when no attempt ever
-// reached the node, else for the reason that the last attempt ended.
-func (c *Core) expire(a *assignment) {
-	switch {
-	case a.node == "":
-		c.end(a, protocol.OutcomeExpired, "the deadline passed before a node was chosen", nil)
-	case a.attempt > 1 || a.attempt > 0 && a.state != queued:
-		c.end(a, a.cause, "the deadline passed before it could be tried again on node "+a.node, nil)
-	case a.state == queued:
-		c.end(a, protocol.OutcomeExpired, "the deadline passed while the job waited for node "+a.node+" to finish others", nil)
-	case a.parked:
-		c.end(a, protocol.OutcomeExpired, "the deadline passed while node "+a.node+" was not connected", nil)
-	default:
-		c.end(a, protocol.OutcomeExpired, "the deadline passed before it could be delivered to node "+a.node, nil)
+	if j.extra != nil {
+		c.timers.stop(&j.extra.alarm)
+		j.extra.search.remaining = nil
 	}
 }
 
-// Recorded notes that Kafka has what a token stands for.
-func (c *Core) Recorded(nowMs int64, t *Token, eff *Effects) {
-	if t.owner != c {
-		return // of this shard's life before a restart
-	}
-	c.begin(nowMs, eff)
-	t.owner = nil
-	if t.a == nil {
-		c.done(t.seq)
-		return
-	}
-	a := t.a
-	a.state = recorded
-	if a.ack {
-		c.ack(a.gate, a.node, a.job.rec.ID, a.ackAttempt)
-	}
-	j := a.job
-	j.open--
-	c.eff.Events = append(c.eff.Events, Event{JobID: j.rec.ID, Value: t.Value, Done: j.open == 0})
-	if j.kept+len(t.Value) > keptBytes {
-		t.Value = nil // it is in the results topic
-	}
-	j.kept += len(t.Value)
-	c.charge(j, len(t.Value))
-	if j.open == 0 {
-		c.finish(j)
-	}
-}
-
-func (c *Core) finish(j *job) {
-	c.timers.stop(&j.timer)
-	delete(c.jobs, j.rec.ID)
-	c.charge(j, -j.bytes)
-	c.recent.add(j.summary(c.cfg.Partition))
-	c.done(j.seq)
-}
-
-// charge counts memory of a pending job.
-func (c *Core) charge(j *job, bytes int) {
-	j.bytes += bytes
-	c.bytes += bytes
-}
-
-func (c *Core) done(seq uint64) {
-	if next, moved := c.mark.Done(seq); moved {
-		c.eff.Commit = next
-	}
-}
-
-func (c *Core) ack(gate uint32, node, jobID string, attempt uint32) {
-	c.eff.Acks = append(c.eff.Acks, GateAck{Gate: gate, Ack: actors.Ack{Node: node, JobID: jobID, Attempt: attempt}})
+// bury refuses a record, for a reason that goes with it.
+func (c *Core) bury(r *actors.Record, reason string) {
+	own := *r
+	c.write(Write{Stream: Dead, Record: &own, Reason: reason}, len(r.Key)+len(r.Value))
+	c.books.barrier = max(c.books.barrier, r.Offset+1)
 }
 
 // Tick lets everything happen that is due at nowMs.
 func (c *Core) Tick(nowMs int64, eff *Effects) {
 	c.begin(nowMs, eff)
-	for t := c.timers.due(nowMs); t != nil; t = c.timers.due(nowMs) {
-		if t.j != nil {
-			c.jobDue(t.j)
+	c.dir.Forget(nowMs)
+	if c.rebuild != nil {
+		return
+	}
+	for !c.choked() {
+		a := c.timers.due(nowMs)
+		if a == nil {
+			break
+		}
+		if a.state == jobAlarm {
+			c.jobDue(a.job)
 		} else {
-			c.assignmentDue(t.a)
+			c.assignmentDue(a)
 		}
 	}
 	c.expireEarly()
-	c.dir.forget(nowMs)
+	c.booksDue()
 }
 
-func (c *Core) assignmentDue(a *assignment) {
-	switch a.state {
-	case sent:
-		c.withdraw(a, "timed out")
-		c.retry(a, protocol.OutcomeTimeout, fmt.Sprintf("node %s said nothing within %v", a.node, a.job.rec.Timeout))
-	case detached:
-		c.retry(a, protocol.OutcomeLost, "node "+a.node+" went away and did not come back in time")
-	case queued:
-		c.withdraw(a, "the deadline passed")
-		c.expire(a)
-	case waiting:
-		if a.job.deadlineMs <= c.nowMs {
-			c.expire(a)
-			return
-		}
-		c.place(a)
-	}
-}
-
-func (c *Core) withdraw(a *assignment, reason string) {
-	c.eff.Withdrawals = append(c.eff.Withdrawals, GateWithdrawal{Gate: a.gate, Withdrawal: actors.Withdrawal{
-		Node: a.node, JobID: a.job.rec.ID, Attempt: a.attempt, Reason: reason}})
-}
-
-// retry ends an attempt without a result: with another one when there are any left.
-func (c *Core) retry(a *assignment, cause protocol.Outcome, reason string) {
-	if a.attempt >= a.job.rec.Attempts {
-		c.end(a, cause, reason, nil)
-		return
-	}
-	a.cause = cause
-	c.place(a)
-}
+// choked reports whether so many outcomes wait for Kafka that nothing is done which
+// may make more of them. A node's results are taken all the same.
+func (c *Core) choked() bool { return c.books.uncommitted >= max(1, c.cfg.MaxUncommitted/2) }
 
 // Next returns when Tick is due next, and false when nothing waits.
 func (c *Core) Next() (dueMs int64, ok bool) {
-	if len(c.timers) > 0 {
-		dueMs, ok = c.timers[0].dueMs, true
+	if c.rebuild != nil {
+		return 0, false
 	}
-	if due, some := c.early.next(); some && (!ok || due < dueMs) {
-		dueMs, ok = due, true
+	sooner := func(due int64, some bool) {
+		if some && (!ok || due < dueMs) {
+			dueMs, ok = due, true
+		}
 	}
+	if len(c.timers) > 0 && !c.choked() {
+		sooner(c.timers[0].dueMs, true)
+	}
+	sooner(c.early.next())
+	sooner(c.nextOfBooks())
 	return dueMs, ok
 }
 
-// Pending returns how many jobs have not got all their outcomes recorded.
-func (c *Core) Pending() int { return len(c.jobs) }
+// Pending returns how many jobs have not got all their outcomes committed.
+func (c *Core) Pending() int { return len(c.pending.byID) }
 
 // Overfull reports whether the shard should be fed no more for now.
-func (c *Core) Overfull() bool {
-	return c.mark.Open() >= c.cfg.MaxPending || c.bytes >= c.cfg.MaxPendingBytes
-}
+func (c *Core) Overfull() bool { return c.full(4) }
 
 // Hungry reports whether an overfull shard may be fed again.
-func (c *Core) Hungry() bool {
-	return c.mark.Open() <= c.cfg.MaxPending*3/4 && c.bytes <= c.cfg.MaxPendingBytes/4*3
+func (c *Core) Hungry() bool { return !c.full(3) }
+
+// full reports whether something has reached so many quarters of what it may have.
+func (c *Core) full(quarters int) bool {
+	reached := func(n, most int) bool { return n >= max(1, most*quarters/4) }
+	return reached(len(c.pending.byID), c.cfg.MaxPending) ||
+		reached(c.pending.bytes+c.books.bytes, c.cfg.MaxPendingBytes) ||
+		reached(c.books.uncommitted, c.cfg.MaxUncommitted) ||
+		reached(c.books.freshOpen, c.cfg.MaxFresh) ||
+		reached(c.books.bytes, c.cfg.MaxUncommittedBytes)
 }
 
 // Stats returns what the core counted.

@@ -29,6 +29,23 @@ type early struct {
 	bytes int
 }
 
+func (e *early) empty() bool { return len(e.byKey) == 0 }
+
+// each calls fn for each result, which may take it.
+func (e *early) each(fn func(*earlyResult)) {
+	for _, er := range e.byKey {
+		fn(er)
+	}
+}
+
+// extend keeps every result until a time: those that came while the shard had nothing
+// to take them for.
+func (e *early) extend(untilMs int64) {
+	for _, er := range e.fifo {
+		er.dueMs = untilMs
+	}
+}
+
 func newEarly() early { return early{byKey: map[earlyKey]*earlyResult{}} }
 
 func (e *early) add(gate uint32, r *actors.Result, dueMs int64) {

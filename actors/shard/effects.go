@@ -2,6 +2,7 @@ package shard
 
 import (
 	"github.com/roost-server/roost/actors"
+	"github.com/roost-server/roost/actors/directory"
 	"github.com/roost-server/roost/protocol/record"
 )
 
@@ -12,11 +13,10 @@ type Effects struct {
 	Withdrawals []GateWithdrawal
 	Acks        []GateAck
 	Evictions   []GateEviction
-	Outcomes    []Outcome
-	Dead        []Dead
 	Asks        []Ask
 	Events      []Event
-	Commit      int64 // the offset to commit, -1 for none
+	Outcomes    int  // assignments that got their outcome
+	Dirty       bool // there is something to be committed
 }
 
 type (
@@ -40,19 +40,6 @@ type (
 		Gate     uint32
 		Eviction actors.Eviction
 	}
-	// Outcome is to be recorded in the results topic; then Recorded is called with
-	// the token.
-	Outcome struct {
-		Result   record.Result
-		Encoding record.Encoding
-		Token    *Token
-	}
-	// Dead is a record that cannot be understood, for the dead topic.
-	Dead struct {
-		Record actors.Record
-		Reason string
-		Token  *Token
-	}
 	// Ask is a message for another shard.
 	Ask struct {
 		Shard   uint32
@@ -67,39 +54,42 @@ type (
 	}
 )
 
-// Token names what is to be recorded until Kafka has it. Value is the record as the
-// actor encoded it, kept for queries.
-type Token struct {
-	Value []byte
-	Shard uint32      // to which Recorded goes
-	a     *assignment // nil for a dead record
-	seq   uint64      // of a dead record
-	owner *Core
-}
-
 // Reset empties the effects for the next step.
 func (e *Effects) Reset() {
 	clear(e.Deliveries)
-	clear(e.Outcomes)
-	clear(e.Dead)
 	clear(e.Asks)
 	clear(e.Events)
 	e.Deliveries, e.Withdrawals, e.Acks = e.Deliveries[:0], e.Withdrawals[:0], e.Acks[:0]
-	e.Evictions, e.Outcomes, e.Dead = e.Evictions[:0], e.Outcomes[:0], e.Dead[:0]
-	e.Asks, e.Events = e.Asks[:0], e.Events[:0]
-	e.Commit = -1
+	e.Evictions, e.Asks, e.Events = e.Evictions[:0], e.Asks[:0], e.Events[:0]
+	e.Outcomes, e.Dirty = 0, false
 }
+
+// Location says where a node's session is.
+type Location = directory.Location
 
 // The messages between shards.
 type (
 	// Locate asks a node's home shard where the node is. It is answered by Located,
-	// now or as soon as the node registers.
+	// now or, within three times WaitMs, as soon as the node registers. The asker asks
+	// again after WaitMs.
 	Locate struct {
-		From uint32
-		Node string
+		From   uint32
+		Node   string
+		WaitMs int64
 	}
 	// Located is the answer to Locate.
 	Located struct{ Location Location }
+	// Rebuilt tells the other shards that one has begun a new life: what they asked it
+	// before is forgotten.
+	Rebuilt struct{ Shard uint32 }
+	// Silent tells a node's home shard that the node did not answer an attempt: it is
+	// left out of selections until then, or until it answers something.
+	Silent struct {
+		Node    string
+		UntilMs int64
+	}
+	// Answered ends that.
+	Answered struct{ Node string }
 	// Select asks a shard for nodes that fit; answered at once by Candidates.
 	Select struct {
 		From     uint32
@@ -108,11 +98,13 @@ type (
 		Selector *record.Selector
 		Kind     string
 		Count    int
+		Exclude  []string // nodes of the shard that the job has, or had
 	}
 	// Candidates is the answer to Select.
 	Candidates struct {
-		JobID string
-		Round uint32
-		Nodes []Location
+		JobID  string
+		Round  uint32
+		Nodes  []Location
+		Funnel directory.Funnel
 	}
 )

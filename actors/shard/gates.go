@@ -1,6 +1,8 @@
 package shard
 
 import (
+	"fmt"
+
 	"github.com/roost-server/roost/actors"
 	"github.com/roost-server/roost/protocol"
 )
@@ -13,7 +15,8 @@ func (c *Core) FromGate(nowMs int64, b *actors.FromGate, eff *Effects) {
 	}
 	for i := range b.Progress {
 		p := &b.Progress[i]
-		if c.jobs[p.JobID] != nil {
+		c.answered(p.Node, false)
+		if c.pending.byID[p.JobID] != nil {
 			c.eff.Events = append(c.eff.Events, Event{JobID: p.JobID, Progress: p})
 		}
 	}
@@ -29,7 +32,7 @@ func (c *Core) FromGate(nowMs int64, b *actors.FromGate, eff *Effects) {
 		c.register(b.Gate, &b.Registrations[i])
 	}
 	for i := range b.Departures {
-		c.dir.depart(b.Departures[i].Node, b.Departures[i].Incarnation)
+		c.dir.Depart(b.Departures[i].Node, b.Departures[i].Incarnation)
 	}
 	for i := range b.Notices {
 		if n := &b.Notices[i]; n.Kind != actors.Running && n.Kind != actors.Held {
@@ -38,38 +41,82 @@ func (c *Core) FromGate(nowMs int64, b *actors.FromGate, eff *Effects) {
 	}
 }
 
-// result takes what a node says came of a job. The first result that arrives stands,
-// of whichever attempt it is: they are results of the same job on the same node.
+// result takes what a node says came of a job.
 func (c *Core) result(gate uint32, r *actors.Result) {
-	j := c.jobs[string(r.JobID)]
-	if j == nil {
+	j := c.pending.byID[string(r.JobID)]
+	if j == nil || c.rebuild != nil {
 		c.unknown(gate, r)
 		return
 	}
 	a := j.find(r.Node)
 	switch {
-	case a == nil:
+	case a == nil && !j.hasTried(r.Node):
 		c.stats.Unknown++
-		c.ack(gate, r.Node, string(r.JobID), r.Attempt)
-	case a.state == recorded:
+		c.ack(gate, r.Node, j.id, r.Attempt)
+	case a == nil || a.state == recorded:
+		c.late(gate, r)
+	case a.state == ending: // acknowledged when it is committed
 		c.stats.Late++
-		c.ack(gate, r.Node, j.rec.ID, r.Attempt)
-	case a.state == ending: // acknowledged when it is recorded
-		c.stats.Late++
-		a.ack, a.gate, a.ackAttempt = true, gate, max(a.ackAttempt, r.Attempt)
+		a.flags |= ackDue
+		a.gate, a.ackAttempt = gate, max(a.ackAttempt, attemptOf(r.Attempt))
 	default:
-		a.gate = gate
-		c.end(a, r.Outcome, "", r)
+		c.answer(gate, a, r)
 	}
+}
+
+// late takes a result that changes nothing any more.
+func (c *Core) late(gate uint32, r *actors.Result) {
+	c.stats.Late++
+	c.answered(r.Node, true)
+	c.ack(gate, r.Node, string(r.JobID), r.Attempt)
+}
+
+// answer takes a result for an assignment that has none. The first one that tells what
+// came of the job stands, of whichever attempt it is: they are of the same job on the
+// same node. That an attempt was given up, with others left, is not what came of it.
+func (c *Core) answer(gate uint32, a *assignment, r *actors.Result) {
+	j := a.job
+	attempt, current := min(attemptOf(r.Attempt), j.attempts), a.attempt
+	if a.is(again) {
+		current++
+	}
+	stale := attempt < current || a.is(over)
+	replaceable := j.selector() != nil
+	switch {
+	case stale && (r.Outcome == protocol.OutcomeTimeout || r.Outcome == protocol.OutcomeCancelled ||
+		r.Outcome == protocol.OutcomeRefused && replaceable):
+		c.late(gate, r)
+		return
+	case attempt > a.attempt:
+		a.attempt = attempt
+		a.flags &^= again
+	}
+	c.answered(r.Node, a.is(over))
+	a.gate = gate
+	another := r.Outcome == protocol.OutcomeTimeout || r.Outcome == protocol.OutcomeRefused && replaceable
+	if !another || a.attempt >= j.attempts {
+		c.end(a, r.Outcome, "", r)
+		return
+	}
+	c.ack(gate, r.Node, j.id, r.Attempt)
+	c.retry(a, r.Outcome, fmt.Sprintf("node %s: %s", a.node, saidWhy(r)))
+}
+
+func saidWhy(r *actors.Result) string {
+	if len(r.Error) > 0 {
+		return string(r.Error)
+	}
+	return r.Outcome.String()
 }
 
 // unknown takes a result whose job is not pending. One of a job that ended lately is
 // acknowledged; any other may be ahead of its record and is kept for a while.
 func (c *Core) unknown(gate uint32, r *actors.Result) {
-	if c.recent.byID[string(r.JobID)] != nil {
-		c.stats.Late++
-		c.ack(gate, r.Node, string(r.JobID), r.Attempt)
-		return
+	if c.rebuild == nil {
+		if _, ok := c.ended.find(hashID(string(r.JobID))); ok {
+			c.late(gate, r)
+			return
+		}
 	}
 	c.stats.Unknown++
 	c.early.add(gate, r, c.nowMs+c.cfg.EarlyMs)
@@ -84,7 +131,7 @@ func (c *Core) expireEarly() {
 // register notes a session, delivers what waits for its node, and tells the shards
 // that asked for it.
 func (c *Core) register(gate uint32, r *actors.Registration) {
-	older, current := c.dir.register(gate, r)
+	older, current := c.dir.Register(gate, r)
 	if !current { // two sockets at once: the older session's news came last
 		c.eff.Evictions = append(c.eff.Evictions, GateEviction{Gate: gate, Eviction: actors.Eviction{Node: r.Node, Incarnation: r.Incarnation}})
 		return
@@ -93,7 +140,7 @@ func (c *Core) register(gate uint32, r *actors.Registration) {
 		c.eff.Evictions = append(c.eff.Evictions, GateEviction{Gate: older.Gate, Eviction: actors.Eviction{Node: r.Node, Incarnation: older.Incarnation}})
 	}
 	loc := Location{Node: r.Node, Gate: gate, Incarnation: r.Incarnation, Profile: r.Profile}
-	for _, shard := range c.dir.awaited(r.Node) {
+	for _, shard := range c.dir.Awaited(r.Node) {
 		c.eff.Asks = append(c.eff.Asks, Ask{Shard: shard, Message: &Located{Location: loc}})
 	}
 	c.arrived(&loc)
@@ -101,19 +148,17 @@ func (c *Core) register(gate uint32, r *actors.Registration) {
 
 // arrived delivers everything that waits for a node.
 func (c *Core) arrived(loc *Location) {
-	list := c.away[loc.Node]
-	delete(c.away, loc.Node)
-	for _, a := range list {
-		if a.job.deadlineMs <= c.nowMs {
-			c.expire(a)
-			continue
-		}
-		a.parked = false
-		switch {
-		case a.attempt >= a.job.rec.Attempts:
-			c.end(a, a.cause, "all attempts are used up", nil)
-		default:
-			c.deliver(a, loc)
+	for _, crowd := range []*crowd{&c.away, &c.afar} {
+		for a := crowd.byNode[loc.Node]; a != nil; {
+			next := a.next
+			if a.job.deadlineMs <= c.nowMs {
+				c.expire(a)
+			} else if a.attempt >= a.job.attempts {
+				c.end(a, a.cause, "all attempts are used up", nil)
+			} else {
+				c.deliver(a, loc)
+			}
+			a = next
 		}
 	}
 }
@@ -121,27 +166,44 @@ func (c *Core) arrived(loc *Location) {
 // Locate answers another shard's question, now or when the node registers.
 func (c *Core) Locate(nowMs int64, q *Locate, eff *Effects) {
 	c.begin(nowMs, eff)
-	c.dir.forget(nowMs)
-	if loc, ok := c.dir.find(q.Node); ok {
+	c.dir.Forget(nowMs)
+	if loc, ok := c.dir.Find(q.Node); ok {
 		c.eff.Asks = append(c.eff.Asks, Ask{Shard: q.From, Message: &Located{Location: loc}})
 		return
 	}
-	c.dir.await(q.Node, q.From, nowMs+3*c.cfg.LocateMs)
+	c.dir.Await(q.Node, q.From, nowMs+3*max(q.WaitMs, c.cfg.LocateMs))
 }
 
 // Located takes the answer to Locate.
 func (c *Core) Located(nowMs int64, loc *Location, eff *Effects) {
 	c.begin(nowMs, eff)
-	c.arrived(loc)
+	if c.rebuild == nil {
+		c.arrived(loc)
+	}
+}
+
+// Rebuilt asks a shard again where nodes are that has begun a new life.
+func (c *Core) Rebuilt(nowMs int64, m *Rebuilt, eff *Effects) {
+	c.begin(nowMs, eff)
+	for node, a := range c.afar.byNode {
+		if c.home(node) == m.Shard {
+			a.asks = 0
+			c.locate(a, m.Shard)
+		}
+	}
 }
 
 // notice takes what became of a delivery.
 func (c *Core) notice(gate uint32, n *actors.Notice) {
-	j := c.jobs[n.JobID]
-	if j == nil {
+	j := c.pending.byID[n.JobID]
+	if j == nil || c.rebuild != nil {
 		return
 	}
 	a := j.find(n.Node)
+	if a == nil && n.Kind == actors.Running && j.hasTried(n.Node) { // another node has it now
+		c.eff.Withdrawals = append(c.eff.Withdrawals, GateWithdrawal{Gate: gate, Withdrawal: actors.Withdrawal{
+			Node: n.Node, JobID: j.id, Attempt: n.Attempt, Reason: "another node runs it"}})
+	}
 	if a == nil || a.state >= ending {
 		return
 	}
@@ -149,9 +211,10 @@ func (c *Core) notice(gate uint32, n *actors.Notice) {
 	case actors.Running, actors.Held:
 		c.reattach(gate, a, n)
 	case actors.Accepted: // the attempt is under way; its timer stands
+		c.answered(n.Node, false)
 	default:
 		old := n.Incarnation != 0 && n.Incarnation < a.incarnation // of a session before the one that has it
-		if n.Attempt == a.attempt && !old {
+		if n.Attempt == uint32(a.attempt) && !old {
 			c.undone(a, n)
 		}
 	}
@@ -162,19 +225,17 @@ func (c *Core) undone(a *assignment, n *actors.Notice) {
 	switch n.Kind {
 	case actors.Queued:
 		if a.state == sent {
-			a.state = queued
-			c.timers.set(&a.timer, a.job.deadlineMs)
+			c.setState(a, queued)
+			c.timers.set(a, a.job.deadlineMs)
 		}
 	case actors.Sent:
 		if a.state == queued {
-			a.state = sent
+			c.setState(a, sent)
 			c.run(a)
 		}
 	case actors.Undelivered, actors.Busy:
 		if a.state == sent || a.state == queued {
-			a.attempt-- // it never was on the node
-			a.state, a.parked = waiting, false
-			c.timers.set(&a.timer, min(c.nowMs+c.cfg.RetryMs, a.job.deadlineMs))
+			c.returned(a, n.Kind == actors.Undelivered)
 		}
 	case actors.Lost:
 		// A newer session than the shard knew of may have taken the delivery.
@@ -184,17 +245,34 @@ func (c *Core) undone(a *assignment, n *actors.Notice) {
 	}
 }
 
+// returned handles a delivery that never was on the node: it costs no attempt.
+func (c *Core) returned(a *assignment, gone bool) {
+	a.attempt--
+	a.mark(over, a.attempt > 0 && a.job.selector() == nil)
+	c.setState(a, waiting)
+	if gone && a.job.selector() != nil && a.job.deadlineMs > c.nowMs {
+		c.search(a) // the node is not needed: any other will do
+		return
+	}
+	c.timers.set(a, min(c.nowMs+c.cfg.RetryMs, a.job.deadlineMs))
+}
+
 // detach handles the end of the session that had the assignment. The node may still
 // run it: when it returns and says so, the attempt goes on; otherwise the next
 // attempt goes out then. When it has no attempts left and does not return within
-// what is left of the timeout, the assignment is lost.
+// what is left of the timeout, the assignment is lost. A selector's is given to another
+// node when it does not return within the pause before the next attempt.
 func (c *Core) detach(a *assignment) {
 	a.cause = protocol.OutcomeLost
-	if a.attempt >= a.job.rec.Attempts {
-		a.state = detached // its timer stands
-		return
+	switch {
+	case a.attempt >= a.job.attempts:
+		c.setState(a, detached) // its timer stands
+	case a.job.selector() != nil:
+		c.retry(a, protocol.OutcomeLost, "node "+a.node+" went away")
+	default:
+		c.setState(a, waiting)
+		c.place(a)
 	}
-	c.place(a)
 }
 
 // maxResumes caps how often a node that says that it runs an assignment is given new
@@ -207,23 +285,32 @@ func (c *Core) reattach(gate uint32, a *assignment, n *actors.Notice) {
 	if (a.state == sent || a.state == queued) && n.Incarnation <= a.incarnation {
 		return // delivered again meanwhile; the node tells duplicates apart
 	}
-	again := c.nowMs >= a.overMs || n.Attempt < a.attempt
-	if again && a.resumes == maxResumes {
+	renew := c.nowMs >= a.overMs || n.Attempt < uint32(a.attempt)
+	if renew && a.resumes == maxResumes {
 		return
 	}
 	c.unpark(a)
+	before := a.attempt
+	if a.is(again) {
+		before++
+	}
 	// The node repeats the newest attempt that it was sent. A higher one than this
 	// shard's is from its life before a restart; a lower one means that what was sent
 	// since has not arrived.
-	a.attempt = min(max(n.Attempt, 1), a.job.rec.Attempts)
+	a.attempt = min(max(attemptOf(n.Attempt), 1), a.job.attempts)
 	if a.attempt > 1 && a.cause == protocol.OutcomeExpired {
 		a.cause = protocol.OutcomeLost // how those before ended was forgotten in a restart
 	}
-	a.state, a.gate, a.incarnation = sent, gate, n.Incarnation
-	if again {
+	if a.attempt != before || a.is(over) {
+		c.touch(a)
+	}
+	a.flags &^= over | again
+	a.gate, a.incarnation = gate, n.Incarnation
+	c.setState(a, sent)
+	if renew {
 		a.resumes++
 		c.run(a)
 		return
 	}
-	c.timers.set(&a.timer, a.overMs)
+	c.timers.set(a, a.overMs)
 }

@@ -2,25 +2,36 @@ package shard
 
 import (
 	"slices"
-	"strings"
 
 	"github.com/roost-server/roost/actors"
+	"github.com/roost-server/roost/actors/directory"
 	"github.com/roost-server/roost/protocol/record"
 )
 
 // The questions that a shard answers. Reply has room for one answer, so the shard
 // never waits for who asked.
 type (
-	// QueryJob asks for a job; the answer is nil when the shard does not know it.
+	// QueryJob asks for a job.
 	QueryJob struct {
 		ID    string
-		Reply chan<- *Summary
+		Reply chan<- JobAnswer
+	}
+	// JobAnswer is the answer to QueryJob.
+	JobAnswer struct {
+		Summary    *Summary // nil when the shard does not know the job
+		Rebuilding bool     // it knows no job yet
+		Ended      bool     // the job has ended, and what came of it is forgotten here
 	}
 	// QueryJobs asks for the newest jobs that match, at most Limit.
 	QueryJobs struct {
 		State, Tenant, Node string // empty: any
 		Limit               int
-		Reply               chan<- []*Summary
+		Reply               chan<- JobsAnswer
+	}
+	// JobsAnswer is the answer to QueryJobs; it is empty while the shard rebuilds itself.
+	JobsAnswer struct {
+		Summaries  []*Summary
+		Rebuilding bool
 	}
 	// QueryNodes asks for the nodes that match, in order of their ids, at most Limit
 	// after the id After.
@@ -54,16 +65,20 @@ type NodePage struct {
 
 // Status is how a shard is.
 type Status struct {
-	Partition uint32
-	Pending   int   // jobs without all their outcomes recorded
-	Open      int   // records past the watermark
-	Next      int64 // the offset that may be committed; -1 before the first
-	Read      int64 // the offset that is read next; 0 before the first
-	Nodes     int   // in the directory
-	OnNodes   int   // pending jobs of which at least one assignment is on its node
-	Paused    bool
-	Unsent    int // records that the producer did not take yet
-	Stats     Stats
+	Partition   uint32
+	Pending     int   // jobs without all their outcomes recorded
+	Next        int64 // the offset that was committed last; -1 before the first
+	Read        int64 // the offset that is read next; 0 before the first
+	Nodes       int   // in the directory
+	OnNodes     int   // pending jobs of which at least one assignment is on its node
+	Paused      bool
+	Uncommitted int   // outcomes that Kafka does not have yet
+	Rebuilding  bool  // the committed state is being read
+	Restored    int   // jobs that were in it, so far
+	Missing     int   // jobs that should have been in it, and were not
+	Watermark   int64 // every job before this offset has its outcomes committed
+	WatermarkMs int64 // timestamp of the job record at the watermark, or of the newest taken
+	Stats       Stats
 }
 
 // Follower hears what happens to a job. Fn is called on the shard's goroutine and
@@ -83,13 +98,15 @@ type FollowEvent struct {
 func (a *Actor) query(m any) {
 	switch q := m.(type) {
 	case *QueryJob:
-		q.Reply <- a.core.Job(q.ID)
+		q.Reply <- a.core.Query(q.ID)
 	case *QueryJobs:
-		q.Reply <- a.core.Jobs(q)
+		q.Reply <- JobsAnswer{Summaries: a.core.Jobs(q), Rebuilding: a.core.Rebuilding()}
 	case *QueryNodes:
 		q.Reply <- a.core.Nodes(q)
 	case *QueryStatus:
-		q.Reply <- a.core.status(a.paused, len(a.backlog))
+		s := a.core.Status()
+		s.Paused = a.paused
+		q.Reply <- s
 	case *Follow:
 		a.follow(q)
 	case *Unfollow:
@@ -102,16 +119,35 @@ func (a *Actor) query(m any) {
 	}
 }
 
+// follow tells a follower what is known, and keeps it unless that is all.
 func (a *Actor) follow(q *Follow) {
-	s := a.core.Job(q.ID)
-	if s != nil {
-		q.Follower.Fn(FollowEvent{Summary: s})
-		if s.State == StateDone {
-			q.Follower.Fn(FollowEvent{Done: true})
-			return
+	if a.introduce(q.ID, q.Follower) {
+		a.followers[q.ID] = append(a.followers[q.ID], q.Follower)
+	}
+}
+
+// introduce tells a follower what is known of its job; false when it has ended.
+func (a *Actor) introduce(id string, f *Follower) bool {
+	s := a.core.Job(id)
+	if s == nil {
+		return true
+	}
+	f.Fn(FollowEvent{Summary: s})
+	if s.State == StateDone {
+		f.Fn(FollowEvent{Done: true})
+		return false
+	}
+	return true
+}
+
+// introduceAll is introduce for those that followed while the shard knew no job.
+func (a *Actor) introduceAll() {
+	for id, fs := range a.followers {
+		fs = slices.DeleteFunc(fs, func(f *Follower) bool { return !a.introduce(id, f) })
+		if a.followers[id] = fs; len(fs) == 0 {
+			delete(a.followers, id)
 		}
 	}
-	a.followers[q.ID] = append(a.followers[q.ID], q.Follower)
 }
 
 func (a *Actor) notify(e *Event) {
@@ -137,25 +173,45 @@ func (a *Actor) notify(e *Event) {
 	}
 }
 
+// Rebuilding reports whether the core still reads its state.
+func (c *Core) Rebuilding() bool { return c.rebuild != nil }
+
 // Job returns what is known of a job, or nil.
 func (c *Core) Job(id string) *Summary {
-	if j := c.jobs[id]; j != nil {
-		return j.summary(c.cfg.Partition)
+	if c.rebuild != nil {
+		return nil
+	}
+	if j := c.pending.byID[id]; j != nil {
+		return j.summary(c.cfg.Partition, nil)
 	}
 	return c.recent.byID[id]
 }
 
-// Jobs returns the newest jobs that match: pending ones, then finished ones.
+// Query answers [QueryJob].
+func (c *Core) Query(id string) JobAnswer {
+	s := c.Job(id)
+	if s == nil {
+		_, ended := c.ended.find(hashID(id))
+		return JobAnswer{Rebuilding: c.rebuild != nil, Ended: ended}
+	}
+	if j := c.pending.byID[id]; j != nil {
+		s.detail(j)
+	}
+	return JobAnswer{Summary: s}
+}
+
+// Jobs returns the newest jobs that match: pending ones, then finished ones. It makes
+// no more summaries than it returns.
 func (c *Core) Jobs(q *QueryJobs) []*Summary {
 	var out []*Summary
 	limit := max(0, q.Limit)
+	if c.rebuild != nil || limit == 0 {
+		return nil
+	}
 	if q.State != StateDone {
-		for _, j := range c.jobs {
-			if q.Node != "" && j.find(q.Node) == nil || q.Tenant != "" && j.rec.Tenant != q.Tenant {
-				continue
-			}
-			if s := j.summary(c.cfg.Partition); q.State == "" || s.State == q.State {
-				out = append(out, s)
+		for j := c.pending.last; j != nil && len(out) < limit; j = j.prev {
+			if q.fits(j) {
+				out = append(out, j.summary(c.cfg.Partition, nil))
 			}
 		}
 	}
@@ -168,42 +224,35 @@ func (c *Core) Jobs(q *QueryJobs) []*Summary {
 			return len(out)-n < limit
 		})
 	}
-	slices.SortFunc(out, func(x, y *Summary) int { return int(y.Offset - x.Offset) })
+	slices.SortFunc(out, func(x, y *Summary) int { return compare(y.Offset, x.Offset) })
 	return out[:min(len(out), limit)]
+}
+
+// fits reports whether a pending job matches.
+func (q *QueryJobs) fits(j *job) bool {
+	return (q.Tenant == "" || j.tenant == q.Tenant) && (q.Node == "" || j.find(q.Node) != nil) &&
+		(q.State == "" || j.state() == q.State)
 }
 
 // Nodes returns the connected nodes that match.
 func (c *Core) Nodes(q *QueryNodes) NodePage {
 	page := NodePage{Shard: c.cfg.Partition}
-	for node, p := range c.dir.nodes {
-		if !q.Selector.Matches(&p.profile.Attributes) || q.Kind != "" && !p.profile.Offers(q.Kind) ||
-			!strings.HasPrefix(node, q.Prefix) {
-			continue
-		}
-		page.Total++
-		if node > q.After {
-			page.Nodes = append(page.Nodes, Location{Node: node, Gate: p.gate, Incarnation: p.incarnation, Profile: p.profile})
-		}
-	}
-	slices.SortFunc(page.Nodes, func(x, y Location) int { return strings.Compare(x.Node, y.Node) })
-	page.Nodes = page.Nodes[:min(len(page.Nodes), max(0, q.Limit))]
+	page.Nodes, page.Total = c.dir.Page(&directory.Filter{Selector: &q.Selector, Kind: q.Kind, Prefix: q.Prefix}, q.After, q.Limit)
 	return page
 }
 
-func (c *Core) status(paused bool, unsent int) Status {
-	onNodes := 0
-	for _, j := range c.jobs {
-		for i := range j.assignments {
-			if j.assignments[i].state == sent {
-				onNodes++
-				break
-			}
-		}
+// Status answers [QueryStatus], but for what the actor knows.
+func (c *Core) Status() Status {
+	s := Status{
+		Partition: c.cfg.Partition, Pending: len(c.pending.byID), Next: c.books.committed.next, Read: c.nextOffset,
+		Nodes: c.dir.Len(), OnNodes: c.onNode, Uncommitted: c.books.uncommitted,
+		Restored: c.restored, Missing: c.missing,
+		Watermark: c.books.committed.watermark, WatermarkMs: c.books.committed.jobMs, Stats: c.stats,
 	}
-	return Status{
-		Partition: c.cfg.Partition, Pending: len(c.jobs), Open: c.mark.Open(), Next: c.mark.Next(),
-		Read: c.nextOffset, Nodes: len(c.dir.nodes), OnNodes: onNodes, Paused: paused, Unsent: unsent, Stats: c.stats,
+	if c.rebuild != nil {
+		s.Rebuilding, s.Restored, s.Pending = true, s.Pending, 0
 	}
+	return s
 }
 
 func (s *Summary) ranOn(node string) bool {

@@ -1,6 +1,10 @@
 package shard
 
-import "github.com/roost-server/roost/protocol"
+import (
+	"unsafe"
+
+	"github.com/roost-server/roost/protocol"
+)
 
 // Bounds of what a shard remembers of finished jobs, for queries and for results
 // that come twice.
@@ -58,11 +62,28 @@ type Summary struct {
 	Outcomes         [protocol.OutcomeInvalid + 1]uint16
 	Results          [][]byte // record values of the outcomes so far; of a huge job only the first
 	SubmittedMs      int64
+	DeadlineMs       int64
+	NotBeforeMs      int64  // 0: at once
+	Attempts         uint32 // that may be made for each target
+	Priority         uint8
+	Assignments      []Assignment // of a job that has not ended, answering QueryJob: the first ones
+	Truncated        bool         // Assignments are not all
 	Partition        int32
 	Offset           int64
 
 	one [1][]byte // backs Results of the most usual job
 }
+
+// Assignment is one of a job's targets as queries see it.
+type Assignment struct {
+	Node    string           // empty while none is chosen
+	State   string           // waiting, running or done
+	Attempt uint32           // of those made, the last
+	Outcome protocol.Outcome // when done
+}
+
+// MaxAssignments caps the assignments of a [Summary].
+const MaxAssignments = 1000
 
 // The states of a job.
 const (
@@ -70,6 +91,50 @@ const (
 	StateRunning = "running"
 	StateDone    = "done"
 )
+
+// summary returns a job as queries see it. last is a result that the job does not hold,
+// if not nil.
+func (j *job) summary(partition uint32, last []byte) *Summary {
+	all := j.all()
+	s := &Summary{
+		ID: j.id, Kind: j.kind, Tenant: j.tenant, State: j.state(), Targets: len(all), SubmittedMs: j.timestampMs,
+		DeadlineMs: j.deadlineMs, NotBeforeMs: j.notBeforeMs(), Attempts: uint32(j.attempts), Priority: j.priority,
+		Partition: int32(partition), Offset: j.offset,
+	}
+	for i := range all {
+		if all[i].state == recorded {
+			s.Outcomes[all[i].outcome]++
+		}
+	}
+	switch {
+	case len(all) > 1:
+		s.Results = append(s.Results, j.extra.results...)
+	default:
+		s.Results = s.one[:0]
+	}
+	if last != nil {
+		s.Results = append(s.Results, last)
+	}
+	return s
+}
+
+// detail adds the job's assignments.
+func (s *Summary) detail(j *job) {
+	all := j.all()
+	n := min(len(all), MaxAssignments)
+	s.Assignments, s.Truncated = make([]Assignment, n), n < len(all)
+	for i := range s.Assignments {
+		a := &all[i]
+		v := Assignment{Node: a.node, State: StateWaiting, Attempt: uint32(a.attempt)}
+		switch {
+		case a.state == recorded:
+			v.State, v.Outcome = StateDone, a.outcome
+		case a.state >= queued:
+			v.State = StateRunning
+		}
+		s.Assignments[i] = v
+	}
+}
 
 // own gives the summary strings of its own: those of a job lie in its record's value,
 // which would stay in memory with them.
@@ -91,9 +156,13 @@ func (s *Summary) trim(limit int) {
 	}
 }
 
+// summaryBytes is what a summary takes besides its strings and results, its place in
+// the map and ring of recent included.
+const summaryBytes = int(unsafe.Sizeof(Summary{})) + 64
+
 // size is about the memory that the summary takes.
 func (s *Summary) size() int {
-	n := 256 + len(s.ID) + len(s.Kind) + len(s.Tenant) + 24*len(s.Results)
+	n := summaryBytes + len(s.ID) + len(s.Kind) + len(s.Tenant) + 24*len(s.Results)
 	for _, r := range s.Results {
 		n += len(r)
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -15,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/roost-server/roost/actors"
+	"github.com/roost-server/roost/actors/directory"
 	"github.com/roost-server/roost/protocol"
 	"github.com/roost-server/roost/protocol/record"
 )
@@ -58,9 +58,6 @@ func runScenario(t *testing.T, text string) string {
 	return strings.TrimRight(out.String(), "\n") + "\n"
 }
 
-// t0 is the scenarios' beginning of time.
-const t0 = int64(1_700_000_000_000)
-
 // script is a core under commands.
 type script struct {
 	t      *testing.T
@@ -70,21 +67,51 @@ type script struct {
 	now    int64
 	offset int64
 	eff    Effects
-	tokens []*Token // not recorded yet
+	log    []actors.Record // the jobs topic
+	kafka  *kafka          // what was committed
+	cut    *Batch          // not committed yet
+	seen   int             // of the core's writes, those that were printed
 	batch  *actors.FromGate
 	out    strings.Builder
 }
 
 func newScript(t *testing.T) *script {
 	s := &script{t: t, cfg: DefaultConfig(), shards: []uint32{0}, now: t0}
-	s.cfg.Partitions, s.cfg.Member = 1, "m"
-	s.restart()
+	s.cfg.Partitions, s.cfg.Member, s.cfg.Owner = 1, "m", "o"
+	s.begin()
 	return s
 }
 
+// begin starts with nothing.
+func (s *script) begin() {
+	s.kafka, s.log = newKafka(), nil
+	s.restart()
+	s.core.Restored(s.now, -1, &s.eff)
+	s.eff.Reset()
+}
+
+// restart begins another life of the core, which knows nothing yet.
 func (s *script) restart() {
 	s.core = NewCore(s.cfg, func() []uint32 { return s.shards })
 	s.eff.Reset()
+	s.cut, s.seen = nil, 0
+}
+
+// restored gives the core what was committed, and feeds it again.
+func (s *script) restored() {
+	for _, r := range s.kafka.records() {
+		require.NoError(s.t, s.core.Restore(r))
+	}
+	s.core.Restored(s.now, s.kafka.next, &s.eff)
+	var again []actors.Record
+	for _, r := range s.log {
+		if r.Offset >= s.kafka.next {
+			again = append(again, r)
+		}
+	}
+	s.core.Records(s.now, again, &s.eff)
+	st := s.core.Status()
+	fmt.Fprintf(&s.out, "restored %d jobs, %d missing, then %d records from %d\n", st.Restored, st.Missing, len(again), s.kafka.next)
 }
 
 // words are a command's arguments: some by position, some key=value.
@@ -146,8 +173,15 @@ func (s *script) run(line string) {
 	switch name {
 	case "config":
 		s.config(w)
-	case "restart":
+	case "restart": // begins to rebuild
 		s.restart()
+	case "restored": // ends it
+		s.restored()
+	case "crash":
+		s.restart()
+		s.restored()
+	case "lose": // something of the state topic
+		s.kafka.lose(s.t, w.pos[0])
 	case "at": // the clock alone
 		s.now = t0 + s.duration(w.pos[0])
 	case "tick":
@@ -156,7 +190,9 @@ func (s *script) run(line string) {
 		}
 		s.core.Tick(s.now, &s.eff)
 	case "record":
-		s.core.Records(s.now, []actors.Record{s.record(w)}, &s.eff)
+		s.feed(s.record(w))
+	case "cancel":
+		s.feed(s.cancel(w))
 	case "batch":
 		s.batch = actors.NewFromGate(uint32(w.num("gate", 1)))
 		return
@@ -165,9 +201,17 @@ func (s *script) run(line string) {
 		s.batch = nil
 		s.fromGate(b)
 		return
-	case "recorded":
-		s.recorded(w)
-		return
+	case "cut":
+		s.makeCut()
+	case "commit": // cuts unless that was done
+		if s.cut == nil {
+			s.makeCut()
+		}
+		if s.cut != nil {
+			s.kafka.commit(s.cut)
+			s.core.Committed(s.now, s.cut, &s.eff)
+			s.cut = nil
+		}
 	case "state":
 		s.state()
 	case "job":
@@ -199,7 +243,21 @@ func (s *script) config(w words) {
 			s.shards = append(s.shards, uint32(n))
 		}
 	}
-	s.restart()
+	s.begin()
+}
+
+func (s *script) feed(r actors.Record) {
+	s.log = append(s.log, r)
+	s.core.Records(s.now, []actors.Record{r}, &s.eff)
+}
+
+func (s *script) cancel(w words) actors.Record {
+	r := actors.Record{Offset: w.num("offset", s.offset), TimestampMs: s.now}
+	s.offset = r.Offset + 1
+	var err error
+	r.Value, err = record.AppendJob(nil, &record.Job{ID: w.pos[0], Cancel: true, CancelReason: w.opts["reason"]})
+	require.NoError(s.t, err)
+	return r
 }
 
 func (s *script) record(w words) actors.Record {
@@ -211,7 +269,11 @@ func (s *script) record(w words) actors.Record {
 	}
 	j := record.Job{
 		ID: w.pos[0], Kind: "ping", Timeout: w.dur("timeout"), TTL: w.dur("ttl"), DeadlineMs: w.at("deadline"),
-		NotBeforeMs: w.at("notbefore"), Attempts: uint32(w.num("attempts", 0)), Priority: uint8(w.num("priority", 0)),
+		NotBeforeMs: w.at("notbefore"), Attempts: uint32(w.num("attempts", 0)),
+		Backoff: w.dur("backoff"), Priority: uint8(w.num("priority", 0)),
+	}
+	if w.opts["backoff"] == "0s" {
+		j.Backoff = record.NoBackoff
 	}
 	if k := w.opts["kind"]; k != "" {
 		j.Kind = k
@@ -253,9 +315,14 @@ func (s *script) peer(name string, w words) bool {
 		s.core.Located(s.now, &loc, &s.eff)
 	case "select":
 		s.core.Select(s.now, &Select{From: uint32(w.num("from", 1)), JobID: w.pos[0], Round: uint32(w.num("round", 1)),
-			Kind: "ping", Selector: &record.Selector{Country: w.opts["country"]}, Count: int(w.num("count", 1))}, &s.eff)
+			Kind: "ping", Selector: &record.Selector{Country: w.opts["country"]}, Count: int(w.num("count", 1)), Exclude: w.list("except")}, &s.eff)
+	case "rebuilt":
+		s.core.Rebuilt(s.now, &Rebuilt{Shard: uint32(w.num("shard", 1))}, &s.eff)
+	case "silent":
+		s.core.Silent(s.now, &Silent{Node: w.pos[0], UntilMs: w.at("until")}, &s.eff)
 	case "candidates":
 		m := &Candidates{JobID: w.pos[0], Round: uint32(w.num("round", 1))}
+		m.Funnel[directory.Connected] = int(w.num("connected", 0))
 		for _, node := range w.pos[1:] {
 			m.Nodes = append(m.Nodes, s.location(w, node))
 		}
@@ -309,39 +376,55 @@ func (s *script) fromGate(b *actors.FromGate) {
 	b.Release()
 }
 
-// recorded says that Kafka has everything, or only the records of the named jobs.
-func (s *script) recorded(w words) {
-	var rest []*Token
-	for _, t := range s.tokens {
-		if len(w.pos) > 0 && (t.a == nil || !slices.Contains(w.pos, t.a.job.rec.ID)) {
-			rest = append(rest, t)
-			continue
-		}
-		s.core.Recorded(s.now, t, &s.eff)
-		s.print()
+// makeCut shows what a cut has, but for the head and what is the same in all of them.
+func (s *script) makeCut() {
+	b := &Batch{}
+	if !s.core.Cut(s.now, b) {
+		s.out.WriteString("nothing to cut\n")
+		return
 	}
-	s.tokens = rest
+	s.cut, s.seen = b, 0
+	fmt.Fprintf(&s.out, "cut: next %d, %d outcomes\n", b.Next, b.Outcomes)
+	for i := range b.Writes {
+		w := &b.Writes[i]
+		verb := "put"
+		if w.Value == nil {
+			verb = "delete"
+		}
+		switch {
+		case w.Stream == Progress:
+			p, err := record.ParseProgress(w.Value)
+			require.NoError(s.t, err)
+			fmt.Fprintf(&s.out, "  watermark %d\n", p.Offset)
+		case w.Stream != State:
+		case w.Key[0] == keyJob:
+			fmt.Fprintf(&s.out, "  %s job %s\n", verb, w.Key[1:])
+		case w.Key[0] == keyChunk:
+			fmt.Fprintf(&s.out, "  %s chunk %d of job %s\n", verb, w.Key[2], w.Key[3:])
+		}
+	}
 }
 
 func (s *script) state() {
-	ids := make([]string, 0, len(s.core.jobs))
-	for id := range s.core.jobs {
+	ids := make([]string, 0, len(s.core.pending.byID))
+	for id := range s.core.pending.byID {
 		ids = append(ids, id)
 	}
 	sort.Strings(ids)
 	names := [...]string{"choosing", "waiting", "queued", "sent", "detached", "ending", "recorded"}
 	for _, id := range ids {
-		j := s.core.jobs[id]
-		for i := range j.assignments {
-			a := &j.assignments[i]
+		all := s.core.pending.byID[id].all()
+		for i := range all {
+			a := &all[i]
 			fmt.Fprintf(&s.out, "%s[%d] node=%q %s attempt=%d\n", id, i, a.node, names[a.state], a.attempt)
 		}
 	}
 	next := "nothing"
-	if due, ok := s.core.Next(); ok {
-		next = "due at " + (time.Duration(due-t0) * time.Millisecond).String()
+	if len(s.core.timers) > 0 {
+		next = "due at " + (time.Duration(s.core.timers[0].dueMs-t0) * time.Millisecond).String()
 	}
-	fmt.Fprintf(&s.out, "%d jobs, %d open, %s, watermark %d\n", s.core.Pending(), s.core.mark.Open(), next, s.core.mark.Next())
+	st := s.core.Status()
+	fmt.Fprintf(&s.out, "%d jobs, %s, next %d, watermark %d\n", st.Pending, next, st.Next, st.Watermark)
 }
 
 func (s *script) job(id string) {
@@ -351,78 +434,4 @@ func (s *script) job(id string) {
 		return
 	}
 	fmt.Fprintf(&s.out, "job %s %s: %d targets, %d results\n", sum.ID, sum.State, sum.Targets, len(sum.Results))
-}
-
-// print shows the effects and empties them.
-func (s *script) print() {
-	p := func(format string, args ...any) { fmt.Fprintf(&s.out, format+"\n", args...) }
-	e := &s.eff
-	for _, w := range e.Withdrawals {
-		x := w.Withdrawal
-		p("withdraw %s#%d from %s at gate %d: %s", x.JobID, x.Attempt, x.Node, w.Gate, x.Reason)
-	}
-	for _, d := range e.Deliveries {
-		x := d.Delivery
-		p("deliver %s#%d to %s at gate %d, timeout %dms", x.JobID, x.Attempt, x.Node, d.Gate, x.TimeoutMs)
-	}
-	for _, x := range e.Acks {
-		p("ack %s#%d to %s at gate %d", x.Ack.JobID, x.Ack.Attempt, x.Ack.Node, x.Gate)
-	}
-	for _, x := range e.Evictions {
-		p("evict %s up to incarnation %d at gate %d", x.Eviction.Node, x.Eviction.Incarnation, x.Gate)
-	}
-	for _, x := range e.Outcomes {
-		p("outcome %s[%d] on %q: %v after attempt %d %s", x.Result.Job, x.Result.Index, x.Result.Node, x.Result.Outcome, x.Result.Attempt, x.Result.Error)
-		x.Token.Value = []byte("value")
-		s.tokens = append(s.tokens, x.Token)
-	}
-	for _, x := range e.Dead {
-		p("dead record %d: %s", x.Record.Offset, x.Reason)
-		s.tokens = append(s.tokens, x.Token)
-	}
-	for _, x := range e.Asks {
-		p("ask shard %d: %s", x.Shard, describe(x.Message))
-	}
-	for _, x := range e.Events {
-		switch {
-		case x.Progress != nil:
-			p("event: progress of %s on %s", x.JobID, x.Progress.Node)
-		case x.Done:
-			p("event: %s is done", x.JobID)
-		default:
-			p("event: a result of %s", x.JobID)
-		}
-	}
-	if e.Commit >= 0 {
-		p("commit %d", e.Commit)
-	}
-	e.Reset()
-}
-
-func describe(m any) string {
-	switch m := m.(type) {
-	case *Locate:
-		return "where is " + m.Node
-	case *Located:
-		return fmt.Sprintf("%s is at gate %d, incarnation %d", m.Location.Node, m.Location.Gate, m.Location.Incarnation)
-	case *Select:
-		return fmt.Sprintf("%d nodes for %s, %v, round %d", m.Count, m.JobID, m.Selector, m.Round)
-	case *Candidates:
-		var nodes []string
-		for _, l := range m.Nodes {
-			nodes = append(nodes, l.Node)
-		}
-		sort.Strings(nodes)
-		return fmt.Sprintf("for %s in round %d: %s", m.JobID, m.Round, strings.Join(nodes, " "))
-	}
-	return fmt.Sprintf("%T", m)
-}
-
-func outcome(name string) (protocol.Outcome, error) {
-	for _, o := range protocol.Outcomes() {
-		if o.String() == name {
-			return o, nil
-		}
-	}
-	return 0, fmt.Errorf("%q is no outcome", name)
 }

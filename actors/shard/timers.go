@@ -1,69 +1,105 @@
 package shard
 
-import "container/heap"
-
-// timer is one thing that is due later; it is embedded in what it is for. idle
-// timers have index -1.
-type timer struct {
+// alarm is an entry of timers: an assignment and when it is due.
+type alarm struct {
 	dueMs int64
-	index int
-	a     *assignment // exactly one of a and j is set
-	j     *job
+	a     *assignment
 }
 
-// timers is a binary heap of timers by due time.
-type timers []*timer
+// timers is a binary heap of assignments by the time at which something is due for
+// them. An assignment knows its place in it: slot is one more than the index, and 0
+// when it has no timer.
+type timers []alarm
 
-// set arms or moves t.
-func (h *timers) set(t *timer, dueMs int64) {
-	t.dueMs = dueMs
-	if t.index < 0 {
-		heap.Push(h, t)
+// set arms or moves a's timer.
+func (h *timers) set(a *assignment, dueMs int64) {
+	if a.slot == 0 {
+		*h = append(*h, alarm{dueMs, a})
+		a.slot = int32(len(*h))
+		h.up(len(*h) - 1)
 		return
 	}
-	heap.Fix(h, t.index)
-}
-
-// stop disarms t.
-func (h *timers) stop(t *timer) {
-	if t.index >= 0 {
-		heap.Remove(h, t.index)
+	i := int(a.slot - 1)
+	(*h)[i].dueMs = dueMs
+	if !h.up(i) {
+		h.down(i)
 	}
 }
 
-// due takes the next timer due at nowMs, or nil.
-func (h *timers) due(nowMs int64) *timer {
+// stop disarms a's timer.
+func (h *timers) stop(a *assignment) {
+	if a.slot == 0 {
+		return
+	}
+	i, last := int(a.slot-1), len(*h)-1
+	a.slot = 0
+	moved := (*h)[last]
+	(*h)[last] = alarm{}
+	*h = (*h)[:last]
+	if i < last {
+		h.put(i, moved)
+		if !h.up(i) {
+			h.down(i)
+		}
+	}
+	if cap(*h) > 1024 && last < cap(*h)/8 { // a crowd is gone
+		*h = append(make(timers, 0, cap(*h)/4), *h...)
+	}
+}
+
+// due takes the next assignment due at nowMs, or nil.
+func (h *timers) due(nowMs int64) *assignment {
 	if len(*h) == 0 || (*h)[0].dueMs > nowMs {
 		return nil
 	}
-	return heap.Pop(h).(*timer)
+	a := (*h)[0].a
+	h.stop(a)
+	return a
 }
 
-// Len implements heap.Interface.
-func (h timers) Len() int { return len(h) }
-
-// Less implements heap.Interface.
-func (h timers) Less(i, j int) bool { return h[i].dueMs < h[j].dueMs }
-
-// Swap implements heap.Interface.
-func (h timers) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].index, h[j].index = i, j
+// at returns when a is due, 0 when it has no timer.
+func (h timers) at(a *assignment) int64 {
+	if a.slot == 0 {
+		return 0
+	}
+	return h[a.slot-1].dueMs
 }
 
-// Push implements heap.Interface.
-func (h *timers) Push(x any) {
-	t := x.(*timer)
-	t.index = len(*h)
-	*h = append(*h, t)
+func (h timers) put(i int, x alarm) {
+	h[i] = x
+	x.a.slot = int32(i + 1)
 }
 
-// Pop implements heap.Interface.
-func (h *timers) Pop() any {
-	old := *h
-	t := old[len(old)-1]
-	old[len(old)-1] = nil
-	*h = old[:len(old)-1]
-	t.index = -1
-	return t
+// up moves an entry towards the root; it reports whether it moved.
+func (h timers) up(i int) bool {
+	x, from := h[i], i
+	for i > 0 {
+		parent := (i - 1) / 2
+		if h[parent].dueMs <= x.dueMs {
+			break
+		}
+		h.put(i, h[parent])
+		i = parent
+	}
+	h.put(i, x)
+	return i != from
+}
+
+func (h timers) down(i int) {
+	x := h[i]
+	for {
+		child := 2*i + 1
+		if child >= len(h) {
+			break
+		}
+		if child+1 < len(h) && h[child+1].dueMs < h[child].dueMs {
+			child++
+		}
+		if x.dueMs <= h[child].dueMs {
+			break
+		}
+		h.put(i, h[child])
+		i = child
+	}
+	h.put(i, x)
 }

@@ -147,13 +147,8 @@ func (t *Tree) AddShard(partition uint32, make func(restarted bool) actor.Actor)
 		first = false
 		return a
 	})
-	// Announced here and not by the shard itself: a gate that heard of it before the
-	// router knows it would send its registrations nowhere, and jobs would wait for
-	// nodes that are connected.
-	return t.ask(t.shards, &spawn{name: shardName(partition), props: props, spawned: func(pid *actor.PID) {
-		t.router.shards[partition].Store(pid)
-		shardSide{t.router}.Announce(partition)
-	}})
+	return t.ask(t.shards, &spawn{name: shardName(partition), props: props,
+		spawned: func(pid *actor.PID) { t.router.shards[partition].Store(pid) }})
 }
 
 // RemoveShard stops the shard of a partition, after what is in its mailbox, and waits

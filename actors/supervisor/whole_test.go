@@ -99,21 +99,24 @@ type fleet struct {
 
 	mu       sync.Mutex
 	still    bool // nodes answer everything and stay
-	topic    map[int32][]actors.Record
-	epoch    map[int32]uint64
-	commits  map[int32]int64
+	over     bool
+	kafka    map[uint32]*partition
 	outcomes map[string]map[uint32]int // by job and index
 	ended    map[protocol.Outcome]int
 	fatal    []error
 }
 
 func startFleet(t *testing.T, gates int, partitions uint32) *fleet {
-	f := &fleet{t: t, stats: &gate.Stats{}, cfg: shard.DefaultConfig(), topic: map[int32][]actors.Record{},
-		epoch: map[int32]uint64{}, commits: map[int32]int64{}, outcomes: map[string]map[uint32]int{}, ended: map[protocol.Outcome]int{}}
+	f := &fleet{t: t, stats: &gate.Stats{}, cfg: shard.DefaultConfig(), kafka: map[uint32]*partition{},
+		outcomes: map[string]map[uint32]int{}, ended: map[protocol.Outcome]int{}}
 	tree, err := NewTree(Config{Partitions: partitions, Policy: quick(), Log: zap.NewNop(), GiveUp: func(err error) { t.Error(err) }})
 	require.NoError(t, err)
 	f.tree = tree
+	for p := range partitions {
+		f.kafka[p] = &partition{state: map[string][]byte{}, next: -1}
+	}
 	f.cfg.GraceMs, f.cfg.RetryMs, f.cfg.SelectMs, f.cfg.ChooseMs, f.cfg.LocateMs = 50, 10, 50, 500, 100
+	f.cfg.SilentMs = 50
 	f.cfg.EarlyMs, f.cfg.Partitions, f.cfg.Member = 500, partitions, "m"
 	cfg := &gate.Config{Member: "m", Partitions: partitions, Heartbeat: time.Second, Shards: toShards{tree.Router()}, NowMs: nowMs, Stats: f.stats}
 	for i := range gates {
@@ -126,6 +129,9 @@ func startFleet(t *testing.T, gates int, partitions uint32) *fleet {
 		f.addShard(p)
 	}
 	t.Cleanup(func() {
+		f.mu.Lock()
+		f.over = true
+		f.mu.Unlock()
 		require.NoError(t, tree.Stop())
 		for _, l := range f.loops {
 			l.end()
@@ -140,65 +146,11 @@ func nowMs() int64 { return time.Now().UnixMilli() }
 func (f *fleet) addShard(p uint32) {
 	cfg := f.cfg
 	cfg.Partition = p
-	require.NoError(f.t, f.tree.AddShard(p, func(restarted bool) actor.Actor {
-		return shard.New(cfg, shard.Deps{Gates: f.tree.ShardGates(), Peers: f.tree.Peers(), Recorder: f, Feed: f, NowMs: nowMs,
-			Fatal: func(err error) { f.mu.Lock(); f.fatal = append(f.fatal, err); f.mu.Unlock() }}, restarted)
+	require.NoError(f.t, f.tree.AddShard(p, func(bool) actor.Actor {
+		return shard.New(cfg, shard.Deps{Gates: f.tree.ShardGates(), Peers: f.tree.Peers(), Ledger: f, Feed: f, NowMs: nowMs,
+			Rebuilt: func(_ uint32, _, missing int) { require.Zero(f.t, missing) },
+			Fatal:   func(err error) { f.mu.Lock(); f.fatal = append(f.fatal, err); f.mu.Unlock() }})
 	}))
-}
-
-// Outcome implements shard.Recorder: Kafka has it at once.
-func (f *fleet) Outcome(_ string, value []byte, _ record.Encoding, tok *shard.Token) error {
-	r, err := record.ParseResult("", value)
-	if err != nil {
-		return err
-	}
-	f.mu.Lock()
-	if f.outcomes[r.Job] == nil {
-		f.outcomes[r.Job] = map[uint32]int{}
-	}
-	f.outcomes[r.Job][r.Index]++
-	f.ended[r.Outcome]++
-	f.mu.Unlock()
-	f.tree.Router().ToShard(tok.Shard, &shard.Recorded{Items: []shard.RecordedItem{{Token: tok}}})
-	return nil
-}
-
-// Dead implements shard.Recorder.
-func (f *fleet) Dead(*actors.Record, string, *shard.Token) error {
-	return errors.New("no dead records")
-}
-
-// Commit implements shard.Feed.
-func (f *fleet) Commit(p int32, next int64) { f.mu.Lock(); f.commits[p] = next; f.mu.Unlock() }
-
-// Taken implements shard.Feed.
-func (f *fleet) Taken(int32, int) {}
-
-// Pause implements shard.Feed.
-func (f *fleet) Pause(int32) {}
-
-// Resume implements shard.Feed.
-func (f *fleet) Resume(int32) {}
-
-// Rewind implements shard.Feed: what is not committed is fed again.
-func (f *fleet) Rewind(p int32) uint64 {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.epoch[p]++
-	again := append([]actors.Record(nil), f.topic[p][f.commits[p]:]...)
-	f.tree.Router().ToShard(uint32(p), &actors.Records{Epoch: f.epoch[p], Records: again})
-	return f.epoch[p]
-}
-
-func (f *fleet) submit(j record.Job) {
-	v, err := record.AppendJob(nil, &j)
-	require.NoError(f.t, err)
-	p := record.Partition(j.Key(), int32(f.cfg.Partitions))
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	r := actors.Record{Offset: int64(len(f.topic[p])), TimestampMs: nowMs(), Value: v}
-	f.topic[p] = append(f.topic[p], r)
-	f.tree.Router().ToShard(uint32(p), &actors.Records{Epoch: f.epoch[p], Records: []actors.Record{r}})
 }
 
 func (f *fleet) calm() bool { f.mu.Lock(); defer f.mu.Unlock(); return f.still }
@@ -314,7 +266,10 @@ func (n *node) job(c *socket, ref protocol.Ref) {
 	n.runs[ref.JobID] = ref
 	n.mu.Unlock()
 	switch {
-	case dice == 0: // runs on without a word
+	case dice == 0: // runs on without a word, until its session is taken for dead
+		time.AfterFunc(300*time.Millisecond, func() {
+			_ = c.loop.Execute(func() { c.CloseSilently(protocol.ReasonHeartbeatTimeout) })
+		})
 	case dice <= 2: // the socket breaks while it runs
 		c.CloseSilently(protocol.ReasonBye)
 	case dice == 3: // forgets everything
@@ -388,7 +343,7 @@ func (f *fleet) jobs(prefix string, n int, ids []string) map[string]int {
 	want := map[string]int{}
 	for i := range n {
 		j := record.Job{ID: fmt.Sprint(prefix, i), Kind: "ping", Timeout: 50 * time.Millisecond, TTL: 20 * time.Second, Attempts: 3,
-			Priority: uint8(rand.IntN(10))}
+			Backoff: 20 * time.Millisecond, Priority: uint8(rand.IntN(10))}
 		switch i % 4 {
 		case 0, 1:
 			j.Target.Node = ids[rand.IntN(len(ids))]
@@ -442,8 +397,8 @@ func TestJobsEndOnceWhileNodesComeAndGo(t *testing.T) {
 	}
 	require.Zero(t, f.ended[protocol.OutcomeExpired], "nothing was forgotten until its deadline: %v", f.ended)
 	require.Zero(t, f.ended[protocol.OutcomeUnmatched])
-	for p, records := range f.topic {
-		require.Equal(t, int64(len(records)), f.commits[p])
+	for p := range f.kafka {
+		require.Equal(t, int64(len(f.kafka[p].jobs)), f.kafka[p].next)
 	}
 }
 
@@ -454,7 +409,6 @@ func TestJobsEndThoughShardsAndGatesFail(t *testing.T) {
 	f.tree.Router().ToShard(0, (*shard.Locate)(nil)) // a nil question: the shard fails on it
 	require.NoError(t, f.tree.RemoveShard(1))
 	f.addShard(1)
-	_ = f.Rewind(1)
 	f.tree.ShardGates().Send(1, nil) // so does the gate
 	for id, n := range f.jobs("k", 100, ids) {
 		want[id] = n

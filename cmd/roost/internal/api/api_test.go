@@ -82,6 +82,10 @@ var badJobs = []struct {
 	{"timeout text", `{"kind":"http","timeout_ms":"5s",` + target + `}`, 422, "body.timeout_ms"},
 	{"timeout huge", `{"kind":"http","timeout_ms":1e30,` + target + `}`, 422, "body.timeout_ms"},
 	{"timeout fraction", `{"kind":"http","timeout_ms":1.5,` + target + `}`, 422, "body.timeout_ms"},
+	{"backoff below 0", `{"kind":"http","backoff_ms":-1,` + target + `}`, 422, "body.backoff_ms"},
+	{"backoff 5 min 1 ms", `{"kind":"http","backoff_ms":300001,` + target + `}`, 422, "body.backoff_ms"},
+	{"deadline 0", `{"kind":"http","deadline_ms":0,` + target + `}`, 422, "body.deadline_ms"},
+	{"cancel", `{"id":"x","cancel":true}`, 422, "body.cancel"},
 	{"priority 10", `{"kind":"http","priority":10,` + target + `}`, 422, "body.priority"},
 	{"not JSON", `{"kind":`, 400, "body"},
 	{"two values", `{"kind":"http",` + target + `} {}`, 400, "body"},
@@ -128,15 +132,7 @@ func TestSubmitRefusesBodies(t *testing.T) {
 		require.Equal(t, 415, res.StatusCode)
 		problemOf(t, res, b)
 	})
-	t.Run("id used already", func(t *testing.T) {
-		body := `{"id":"twice","kind":"http",` + target + `}`
-		res, _ := h.do("POST", "/v1/jobs", body)
-		require.Equal(t, 202, res.StatusCode)
-		res, b := h.do("POST", "/v1/jobs", body)
-		require.Equal(t, 400, res.StatusCode)
-		require.Contains(t, problemOf(t, res, b).Detail, "twice")
-	})
-	require.Len(t, get[api.JobList](h, "/v1/jobs").Jobs, 1, "nothing refused was submitted")
+	require.Empty(t, get[api.JobList](h, "/v1/jobs").Jobs, "nothing refused was submitted")
 }
 
 func TestArgsTooLargeAsMsgpack(t *testing.T) {
@@ -150,23 +146,25 @@ func TestArgsTooLargeAsMsgpack(t *testing.T) {
 
 func TestSlowBodyTimesOut(t *testing.T) {
 	h := start(t, api.Config{ReadTimeout: 100 * time.Millisecond}, apitest.New(nil, nodes()...))
-	r, w := io.Pipe()
-	t.Cleanup(func() { _ = w.Close() })
-	req, err := http.NewRequest("POST", h.base+"/v1/jobs", io.NopCloser(r))
-	require.NoError(t, err)
-	req.Header.Set("Content-Type", "application/json")
-	// Not through the checked client, which reads bodies first.
-	go func() { _, _ = w.Write([]byte(`{"kind":`)) }()
-	next := h.client.Transport.(*checked).next
-	res, err := (&http.Client{Transport: next}).Do(req)
-	require.NoError(t, err)
-	b, err := io.ReadAll(res.Body)
-	require.NoError(t, err)
-	require.NoError(t, res.Body.Close())
-	require.Equal(t, http.StatusRequestTimeout, res.StatusCode, "%s", b)
-	problemOf(t, res, b)
-	require.NotNil(t, h.doc.Paths.Value("/v1/jobs").Post.Responses.Status(http.StatusRequestTimeout))
-	seen.Store("POST /v1/jobs 408", true)
+	for path, operation := range map[string]string{"/v1/jobs": "/v1/jobs", "/v1/jobs/x/cancel": "/v1/jobs/{id}/cancel"} {
+		r, w := io.Pipe()
+		t.Cleanup(func() { _ = w.Close() })
+		req, err := http.NewRequest("POST", h.base+path, io.NopCloser(r))
+		require.NoError(t, err)
+		req.Header.Set("Content-Type", "application/json")
+		// Not through the checked client, which reads bodies first.
+		go func() { _, _ = w.Write([]byte(`{"kind":`)) }()
+		next := h.client.Transport.(*checked).next
+		res, err := (&http.Client{Transport: next}).Do(req)
+		require.NoError(t, err)
+		b, err := io.ReadAll(res.Body)
+		require.NoError(t, err)
+		require.NoError(t, res.Body.Close())
+		require.Equal(t, http.StatusRequestTimeout, res.StatusCode, "%s", b)
+		problemOf(t, res, b)
+		require.NotNil(t, h.doc.Paths.Value(operation).Post.Responses.Status(http.StatusRequestTimeout))
+		seen.Store("POST "+operation+" 408", true)
+	}
 }
 
 func TestListJobs(t *testing.T) {
@@ -273,14 +271,17 @@ func TestStatusHealthMetrics(t *testing.T) {
 // endpoints are requests that the backend has a part in.
 var endpoints = [][2]string{
 	{"POST", "/v1/jobs"}, {"GET", "/v1/jobs"}, {"GET", "/v1/jobs/x"}, {"GET", "/v1/jobs/x/events"},
-	{"GET", "/v1/nodes"}, {"GET", "/v1/nodes/x"}, {"GET", "/v1/status"},
+	{"POST", "/v1/jobs/x/cancel"}, {"GET", "/v1/watermarks"}, {"GET", "/v1/nodes"}, {"GET", "/v1/nodes/x"}, {"GET", "/v1/status"},
 }
 
 const anyJob = `{"kind":"http","target":{"node":"au-1"}}`
 
-func bodyFor(method string) string {
-	if method == "POST" {
+func bodyFor(endpoint [2]string) string {
+	switch endpoint {
+	case [2]string{"POST", "/v1/jobs"}:
 		return anyJob
+	case [2]string{"POST", "/v1/jobs/x/cancel"}:
+		return `{"reason":"why"}`
 	}
 	return ""
 }
@@ -303,7 +304,7 @@ func TestBackendErrors(t *testing.T) {
 				require.Equal(t, 404, c.status, "every endpoint documents %d", c.status)
 				continue
 			}
-			res, b := h.do(e[0], e[1], bodyFor(e[0]))
+			res, b := h.do(e[0], e[1], bodyFor(e))
 			require.Equal(t, c.status, res.StatusCode, "%s %s: %s", e[0], e[1], b)
 			require.Contains(t, problemOf(t, res, b).Detail, c.err.Error())
 			require.Equal(t, c.after, res.Header.Get("Retry-After"))
@@ -343,7 +344,7 @@ func TestPanicsStayWithTheirRequest(t *testing.T) {
 func TestRefusesOtherHosts(t *testing.T) {
 	h := start(t, api.Config{}, apitest.New(nil, nodes()...))
 	for _, e := range append(slices.Clone(endpoints), [2]string{"GET", "/metrics"}) {
-		res, b := h.do(e[0], e[1], bodyFor(e[0]), "Host", "evil.test:7480")
+		res, b := h.do(e[0], e[1], bodyFor(e), "Host", "evil.test:7480")
 		require.Equal(t, http.StatusMisdirectedRequest, res.StatusCode, "%s %s", e[0], e[1])
 		require.Contains(t, problemOf(t, res, b).Detail, "evil.test")
 	}
@@ -360,6 +361,8 @@ func TestRefusesOtherOrigins(t *testing.T) {
 	problemOf(t, res, b)
 	res, _ = h.do("POST", "/v1/jobs", anyJob, "Origin", "http://evil.test")
 	require.Equal(t, http.StatusForbidden, res.StatusCode)
+	res, _ = h.do("POST", "/v1/jobs/x/cancel", "", "Sec-Fetch-Site", "cross-site")
+	require.Equal(t, http.StatusForbidden, res.StatusCode)
 	require.Empty(t, get[api.JobList](h, "/v1/jobs").Jobs)
 }
 
@@ -367,7 +370,7 @@ func TestToken(t *testing.T) {
 	h := start(t, api.Config{Token: "s3cret"}, apitest.New(nil, nodes()...))
 	for _, e := range append(slices.Clone(endpoints), [2]string{"GET", "/metrics"}, [2]string{"GET", "/openapi.json"}, [2]string{"GET", "/docs"}) {
 		for _, authorization := range []string{"", "Bearer", "Bearer wrong", "Bearer s3cret2", "Basic s3cret", "s3cret"} {
-			res, b := h.do(e[0], e[1], bodyFor(e[0]), "Authorization", authorization)
+			res, b := h.do(e[0], e[1], bodyFor(e), "Authorization", authorization)
 			require.Equal(t, http.StatusUnauthorized, res.StatusCode, "%s %s %q", e[0], e[1], authorization)
 			require.Contains(t, res.Header.Get("WWW-Authenticate"), "Bearer")
 			problemOf(t, res, b)
@@ -392,71 +395,6 @@ func TestUnknownPathsAndMethods(t *testing.T) {
 	require.Equal(t, 405, res.StatusCode)
 	require.Equal(t, "GET, HEAD", res.Header.Get("Allow"))
 	problemOf(t, res, b)
-}
-
-func TestDocsLoadNothingFromElsewhere(t *testing.T) {
-	h := start(t, api.Config{Version: "1.2.3"}, apitest.New(nil))
-	res, b := h.do("GET", "/docs", "")
-	require.Equal(t, 200, res.StatusCode)
-	require.Contains(t, res.Header.Get("Content-Security-Policy"), "default-src 'none'")
-	page := string(b)
-	require.NotRegexp(t, `(?i)<script|<link|src=|https?://`, page)
-	for path := range h.doc.Paths.Map() {
-		require.Contains(t, page, path)
-	}
-	require.Contains(t, page, "1.2.3")
-	res, b = h.do("GET", "/openapi.yaml", "")
-	require.Equal(t, 200, res.StatusCode)
-	require.Contains(t, string(b), "/v1/jobs/{id}/events:")
-}
-
-// The limits in the document are text in struct tags; they have to be those of the record.
-func TestDocumentRepeatsTheLimits(t *testing.T) {
-	h := start(t, api.Config{}, apitest.New(nil))
-	schema := func(name, field string) (maximum float64, maxLength uint64, enum []any) {
-		p := h.doc.Components.Schemas[name].Value.Properties[field].Value
-		require.NotNil(t, p, "%s.%s", name, field)
-		if p.Max != nil {
-			maximum = *p.Max
-		}
-		if p.MaxLength != nil {
-			maxLength = *p.MaxLength
-		}
-		if p.MaxItems != nil {
-			maxLength = *p.MaxItems
-		}
-		return maximum, maxLength, p.Enum
-	}
-	for field, want := range map[string]int{
-		"timeout_ms": protocol.MaxTimeoutMs, "attempts": protocol.MaxAttempts, "priority": protocol.MaxPriority,
-		"ttl_ms": int(record.MaxTTL.Milliseconds()),
-	} {
-		got, _, _ := schema("JobRequest", field)
-		require.Equal(t, float64(want), got, field)
-	}
-	for field, want := range map[string]int{"id": protocol.MaxJobIDBytes, "kind": protocol.MaxKindBytes, "tenant": record.MaxTenantBytes} {
-		_, got, _ := schema("JobRequest", field)
-		require.Equal(t, uint64(want), got, field)
-	}
-	_, got, _ := schema("TargetRequest", "nodes")
-	require.Equal(t, uint64(record.MaxTargets), got)
-	_, got, _ = schema("TargetRequest", "node")
-	require.Equal(t, uint64(protocol.MaxNodeIDBytes), got)
-	count, _, _ := schema("SelectorRequest", "count")
-	require.Equal(t, float64(record.MaxTargets), count)
-	for field, want := range map[string]int{"country": protocol.MaxCountryBytes, "city": protocol.MaxTextBytes, "platform": protocol.MaxTextBytes, "tags": protocol.MaxTags} {
-		_, got, _ := schema("SelectorRequest", field)
-		require.Equal(t, uint64(want), got, field)
-	}
-	var outcomes []any
-	for _, o := range protocol.Outcomes() {
-		outcomes = append(outcomes, o.String())
-	}
-	_, _, enum := schema("ResultView", "outcome")
-	require.Equal(t, outcomes, enum)
-	require.Equal(t, 30*time.Second, record.DefaultTimeout, "as in the text of timeout_ms")
-	require.Equal(t, time.Hour, record.DefaultTTL, "as in the text of ttl_ms")
-	require.Equal(t, 3, record.DefaultAttempts, "as in the text of attempts")
 }
 
 func TestConfigRefuses(t *testing.T) {

@@ -43,7 +43,7 @@ func (s *Server) registerEvents() {
 			Description: "The events",
 			Content:     map[string]*huma.MediaType{"text/event-stream": {Schema: s.eventSchema()}},
 		}},
-		Errors: s.errors(http.StatusNotFound, http.StatusServiceUnavailable),
+		Errors: s.errors(http.StatusNotFound, http.StatusGone, http.StatusServiceUnavailable),
 	}, func(_ context.Context, in *followInput) (*huma.StreamResponse, error) {
 		return &huma.StreamResponse{Body: func(hc huma.Context) { s.follow(hc, in.ID) }}, nil
 	})
@@ -116,15 +116,15 @@ func (s *Server) follow(hc huma.Context, id string) {
 }
 
 func (s *Server) refuseStream(hc huma.Context, err error) {
-	status, text := http.StatusInternalServerError, err.Error()
-	if se, ok := asStatus(err); ok {
-		status, text = se.GetStatus(), se.Error()
+	p, ok := asStatus(err)
+	if !ok {
+		p = newProblem(http.StatusInternalServerError, err.Error())
 	}
-	if status == http.StatusServiceUnavailable {
+	if p.GetStatus() == http.StatusServiceUnavailable {
 		hc.SetHeader("Retry-After", retryAfter(err))
 	}
-	// A failed write means that the client is gone.
-	_ = huma.WriteErr(s.huma, hc, status, text)
+	_, w := humago.Unwrap(hc)
+	writeProblemOf(w, p)
 }
 
 // stream writes the events of one queue to one client. It belongs to the request's goroutine.

@@ -116,7 +116,12 @@ func (d *discarder) WriteHeader(status int)      { d.status = status }
 
 // writeProblem answers with problem details; when the response has begun it does nothing useful.
 func writeProblem(w http.ResponseWriter, status int, detail string) {
-	b, err := json.Marshal(huma.ErrorModel{Title: http.StatusText(status), Status: status, Detail: detail})
+	writeProblemOf(w, newProblem(status, detail))
+}
+
+func writeProblemOf(w http.ResponseWriter, p huma.StatusError) {
+	status := p.GetStatus()
+	b, err := json.Marshal(p)
 	if err != nil {
 		b = []byte("{}")
 	}

@@ -286,9 +286,10 @@ func get[T any](h *harness, path string) T {
 }
 
 type problem struct {
-	Title, Detail string
-	Status        int
-	Errors        []struct {
+	Type, Title, Detail string
+	Rebuilding          []api.RebuildingView
+	Status              int
+	Errors              []struct {
 		Location, Message string
 		Value             any
 	}

@@ -2,11 +2,16 @@ package api
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
+	"reflect"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/oklog/ulid/v2"
+
+	"github.com/roost-server/roost/protocol/record"
 )
 
 type submitInput struct {
@@ -14,8 +19,9 @@ type submitInput struct {
 }
 
 type submitOutput struct {
+	Status   int
 	Location string `header:"Location" doc:"Where the job can be looked at"`
-	Body     Accepted
+	Body     any    // Accepted or Known
 }
 
 type jobInput struct {
@@ -23,6 +29,11 @@ type jobInput struct {
 }
 
 type jobOutput struct{ Body JobView }
+
+type cancelInput struct {
+	ID   string `path:"id" minLength:"1" maxLength:"128" doc:"The job's id"`
+	Body *CancelRequest
+}
 
 type jobsInput struct {
 	State  string `query:"state" enum:"waiting,running,done" doc:"Only jobs in this state"`
@@ -37,7 +48,8 @@ type jobsOutput struct {
 
 // JobList is a list of jobs, the most recent first.
 type JobList struct {
-	Jobs []JobView `json:"jobs" nullable:"false"`
+	Jobs       []JobView `json:"jobs" nullable:"false"`
+	Rebuilding []int32   `json:"rebuilding,omitempty" nullable:"false" doc:"Partitions that are being rebuilt: their jobs are missing here"`
 }
 
 func (s *Server) registerJobs() {
@@ -46,20 +58,34 @@ func (s *Server) registerJobs() {
 		Summary:       "Submit a job",
 		Description:   "Answers when Kafka has acknowledged the record. After an answer of 503 or none at all the job may have been accepted; look for its id before submitting it again.",
 		DefaultStatus: http.StatusAccepted,
-		MaxBodyBytes:  s.cfg.MaxBodyBytes, BodyReadTimeout: s.cfg.ReadTimeout,
+		Responses: map[string]*huma.Response{
+			"200": s.answer("The id is known: the first job with it. Nothing was submitted", Known{}),
+			"202": s.answer("Accepted: Kafka has it", Accepted{}),
+		},
+		MaxBodyBytes: s.cfg.MaxBodyBytes, BodyReadTimeout: s.cfg.ReadTimeout,
 		Errors: s.errors(http.StatusBadRequest, http.StatusForbidden, http.StatusRequestTimeout,
 			http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusServiceUnavailable),
 	}, s.submit)
 	huma.Register(s.huma, huma.Operation{
 		OperationID: "get-job", Method: http.MethodGet, Path: "/v1/jobs/{id}", Tags: []string{"jobs"},
 		Summary:     "Look at a job",
-		Description: "Shows recent jobs of the partitions that the member owns, with their results. The results topic has all of them.",
-		Errors:      s.errors(http.StatusNotFound, http.StatusServiceUnavailable),
+		Description: "Shows open and recent jobs of the partitions that the member owns, with their results. The results topic has all of them.",
+		Errors:      s.errors(http.StatusNotFound, http.StatusGone, http.StatusServiceUnavailable),
 	}, s.job)
 	huma.Register(s.huma, huma.Operation{
+		OperationID: "cancel-job", Method: http.MethodPost, Path: "/v1/jobs/{id}/cancel", Tags: []string{"jobs"},
+		Summary:       "Cancel a job",
+		Description:   "Answers with the job as it is when Kafka has acknowledged the cancel record. Each assignment that has not ended gets the outcome cancelled soon after: look at the job, or follow it.",
+		DefaultStatus: http.StatusAccepted,
+		MaxBodyBytes:  s.cfg.MaxBodyBytes, BodyReadTimeout: s.cfg.ReadTimeout,
+		Errors: s.errors(http.StatusBadRequest, http.StatusForbidden, http.StatusNotFound, http.StatusRequestTimeout, http.StatusConflict,
+			http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusServiceUnavailable),
+	}, s.cancel)
+	huma.Register(s.huma, huma.Operation{
 		OperationID: "list-jobs", Method: http.MethodGet, Path: "/v1/jobs", Tags: []string{"jobs"},
-		Summary: "List jobs, the most recent first",
-		Errors:  s.errors(http.StatusServiceUnavailable),
+		Summary:     "List jobs, the most recent first",
+		Description: "Shows the open and the recent jobs of the partitions that the member owns.",
+		Errors:      s.errors(http.StatusServiceUnavailable),
 	}, s.jobs)
 }
 
@@ -73,14 +99,44 @@ func (s *Server) submit(ctx context.Context, in *submitInput) (*submitOutput, er
 	}
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
-	out := &submitOutput{
-		Location: "/v1/jobs/" + url.PathEscape(job.ID),
-		Body:     Accepted{ID: job.ID, Key: job.Key()}, // before Submit, which takes the job over
+	id := job.ID // before Submit, which takes the job over
+	out := &submitOutput{Status: http.StatusAccepted, Location: "/v1/jobs/" + url.PathEscape(id), Body: Accepted{ID: id, Key: job.Key()}}
+	err = s.backend.Submit(ctx, job)
+	if dup := (*Duplicate)(nil); errors.As(err, &dup) {
+		out.Status, out.Body = http.StatusOK, Known{JobView: dup.Job.complete(), Duplicate: true}
+		return out, nil
 	}
-	if err := s.backend.Submit(ctx, job); err != nil {
-		return nil, problem("job "+out.Body.ID, err)
+	if err != nil {
+		return nil, problem("job "+id, err)
 	}
 	return out, nil
+}
+
+// cancel has the job's open assignments end with the outcome cancelled.
+func (s *Server) cancel(ctx context.Context, in *cancelInput) (*jobOutput, error) {
+	reason := ""
+	if in.Body != nil {
+		reason = in.Body.Reason
+	}
+	if len(reason) > record.MaxReasonBytes {
+		return nil, invalid(fmt.Errorf("reason: %d bytes; at most %d are allowed", len(reason), record.MaxReasonBytes))
+	}
+	ctx, cancel := s.deadline(ctx)
+	defer cancel()
+	v, err := s.backend.Cancel(ctx, in.ID, reason)
+	switch {
+	case errors.Is(err, ErrEnded):
+		return nil, newProblem(http.StatusConflict, "job "+in.ID+": "+err.Error())
+	case err != nil:
+		return nil, problem("job "+in.ID, err)
+	}
+	return &jobOutput{Body: v.complete()}, nil
+}
+
+// answer describes one of several answers of an operation.
+func (s *Server) answer(description string, body any) *huma.Response {
+	schema := s.huma.OpenAPI().Components.Schemas.Schema(reflect.TypeOf(body), true, "")
+	return &huma.Response{Description: description, Content: map[string]*huma.MediaType{"application/json": {Schema: schema}}}
 }
 
 func (s *Server) job(ctx context.Context, in *jobInput) (*jobOutput, error) {
@@ -100,23 +156,28 @@ func (s *Server) jobs(ctx context.Context, in *jobsInput) (*jobsOutput, error) {
 	if err != nil {
 		return nil, problem("jobs", err)
 	}
-	out := &jobsOutput{Body: JobList{Jobs: make([]JobView, len(list))}}
-	for i := range list {
-		out.Body.Jobs[i] = list[i].summary()
+	out := &jobsOutput{Body: JobList{Jobs: make([]JobView, len(list.Jobs)), Rebuilding: list.Rebuilding}}
+	for i := range list.Jobs {
+		out.Body.Jobs[i] = list.Jobs[i].summary()
 	}
 	return out, nil
 }
 
-// complete returns the view as the document promises it: no null where there is a map.
+// complete returns the view as the document promises it: no null where there is a map, and no more
+// assignments than are allowed.
 func (v JobView) complete() JobView {
 	if v.Outcomes == nil {
 		v.Outcomes = map[string]int{}
 	}
+	if len(v.Assignments) > MaxAssignments {
+		v.Assignments = v.Assignments[:MaxAssignments]
+		v.Truncated = true
+	}
 	return v
 }
 
-// summary is the view without results.
+// summary is the view without results and assignments.
 func (v JobView) summary() JobView {
-	v.Results = nil
+	v.Results, v.Assignments = nil, nil
 	return v.complete()
 }

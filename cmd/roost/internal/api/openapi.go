@@ -12,8 +12,10 @@ import (
 )
 
 func init() {
-	// JSON names are compared as the document has them; process-wide, and only this package uses it.
+	// JSON names are compared as the document has them, and errors are of our own type; process-wide,
+	// and only this package uses it.
 	huma.ValidateStrictCasing = true
+	huma.NewError = newProblem
 }
 
 const bearerScheme = "bearer"

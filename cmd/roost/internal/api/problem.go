@@ -16,6 +16,40 @@ import (
 // defaultRetryAfter is what clients are told when the backend does not know better.
 const defaultRetryAfter = 2 * time.Second
 
+// rebuildingRetryAfter is the least of clients that wait for a shard: it reads from Kafka what it needs
+// in seconds, as a rule.
+const rebuildingRetryAfter = time.Second
+
+// The types of problem that a client may want to tell from others.
+const (
+	// ProblemRebuilding is a 503: what was asked for may be in partitions that are being rebuilt.
+	ProblemRebuilding = "urn:roost:problem:rebuilding"
+	// ProblemEnded is a 410 or 409: the job has ended.
+	ProblemEnded = "urn:roost:problem:ended"
+)
+
+// Problem is the body of every answer that is an error.
+type Problem struct {
+	huma.ErrorModel
+	Rebuilding []RebuildingView `json:"rebuilding,omitempty" nullable:"false" doc:"With the type urn:roost:problem:rebuilding: how far the partitions are"`
+}
+
+// newProblem makes an answer; what the errors say in addition stands in its fields.
+func newProblem(status int, text string, errs ...error) huma.StatusError {
+	p := &Problem{ErrorModel: huma.ErrorModel{Status: status, Title: http.StatusText(status), Detail: text}}
+	for _, err := range errs {
+		if r := (*Rebuilding)(nil); errors.As(err, &r) {
+			p.Type, p.Rebuilding = ProblemRebuilding, r.Shards
+		} else if err != nil {
+			p.Add(err)
+		}
+	}
+	if status == http.StatusGone || status == http.StatusConflict {
+		p.Type = ProblemEnded
+	}
+	return p
+}
+
 // problem turns an error of the backend into an answer. what names the thing asked for.
 func problem(what string, err error) error {
 	text := what + ": " + err.Error()
@@ -24,7 +58,12 @@ func problem(what string, err error) error {
 		return huma.Error404NotFound(text)
 	case errors.Is(err, ErrInvalid):
 		return huma.Error400BadRequest(text)
+	case errors.Is(err, ErrEnded):
+		return huma.Error410Gone(text)
 	case errors.Is(err, ErrUnavailable):
+		if r := (*Rebuilding)(nil); errors.As(err, &r) {
+			return unavailable(text, max(r.RetryAfter, rebuildingRetryAfter), r)
+		}
 		after := defaultRetryAfter
 		if u := (*Unavailable)(nil); errors.As(err, &u) && u.RetryAfter > 0 {
 			after = u.RetryAfter
@@ -53,7 +92,7 @@ func invalid(err error) error {
 // trimProblem is a transformer: it keeps problems from sending large bodies back.
 func trimProblem(_ huma.Context, _ string, v any) (any, error) {
 	const most = 200
-	m, ok := v.(*huma.ErrorModel)
+	m, ok := v.(*Problem)
 	if !ok {
 		return v, nil
 	}

@@ -19,6 +19,7 @@ type JobRequest struct {
 	TTLMs       int64           `json:"ttl_ms,omitempty" minimum:"1" maximum:"2592000000" doc:"The deadline, counted from the record's own time; one hour when absent"`
 	NotBeforeMs int64           `json:"not_before_ms,omitempty" minimum:"1" maximum:"9007199254740991" doc:"Unix time in milliseconds before which nothing is delivered"`
 	Attempts    uint32          `json:"attempts,omitempty" minimum:"1" maximum:"100" doc:"Deliveries that may be tried in all; 3 when absent"`
+	BackoffMs   *int64          `json:"backoff_ms,omitempty" minimum:"0" maximum:"300000" doc:"Pause before the second attempt, doubled for each further one; 0: none; 1000 when absent"`
 	Priority    uint8           `json:"priority,omitempty" minimum:"0" maximum:"9" doc:"Higher goes first"`
 	Tenant      string          `json:"tenant,omitempty" maxLength:"64" doc:"Who the job belongs to; copied to results"`
 }
@@ -53,6 +54,16 @@ func (r *JobRequest) Record() (*record.Job, error) {
 			Country: s.Country, City: s.City, ASN: s.ASN, Platform: s.Platform, Tags: s.Tags, Count: s.Count,
 		}
 	}
+	if r.BackoffMs != nil {
+		switch ms := *r.BackoffMs; {
+		case ms < 0 || ms > record.MaxBackoff.Milliseconds():
+			return nil, fmt.Errorf("backoff_ms: %d; allowed are 0 to %d", ms, record.MaxBackoff.Milliseconds())
+		case ms == 0:
+			j.Backoff = record.NoBackoff
+		default:
+			j.Backoff = time.Duration(ms) * time.Millisecond
+		}
+	}
 	if len(r.Args) > 0 {
 		args, err := record.FromJSON(r.Args)
 		if err != nil {
@@ -70,4 +81,15 @@ func (r *JobRequest) Record() (*record.Job, error) {
 type Accepted struct {
 	ID  string `json:"id" doc:"The job's id"`
 	Key string `json:"key" doc:"Key of the record: the node's id for a job of one node, else the job's id"`
+}
+
+// Known is the answer to a submission whose id is known already: the first job with it.
+type Known struct {
+	JobView
+	Duplicate bool `json:"duplicate" doc:"True: nothing was submitted"`
+}
+
+// CancelRequest is the body of a cancellation.
+type CancelRequest struct {
+	Reason string `json:"reason,omitempty" maxLength:"256" doc:"Why; the error of the outcomes. At most 256 bytes" example:"no longer needed"`
 }

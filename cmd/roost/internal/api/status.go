@@ -18,12 +18,25 @@ type healthOutput struct{ Body Health }
 
 type statusOutput struct{ Body StatusView }
 
+// WatermarkList is how far each partition of a member is done.
+type WatermarkList struct {
+	Watermarks []WatermarkView `json:"watermarks" nullable:"false"`
+}
+
+type watermarksOutput struct{ Body WatermarkList }
+
 func (s *Server) registerStatus() {
 	huma.Register(s.huma, huma.Operation{
 		OperationID: "get-status", Method: http.MethodGet, Path: "/v1/status", Tags: []string{"member"},
 		Summary: "Look at the member",
 		Errors:  s.errors(http.StatusServiceUnavailable),
 	}, s.status)
+	huma.Register(s.huma, huma.Operation{
+		OperationID: "list-watermarks", Method: http.MethodGet, Path: "/v1/watermarks", Tags: []string{"jobs"},
+		Summary:     "See how far the partitions are done",
+		Description: "The low watermarks of the partitions that the member owns, as they are now: what the topic roost.progress says of them is committed, and may be a little older.",
+		Errors:      s.errors(http.StatusServiceUnavailable),
+	}, s.watermarks)
 	open := []map[string][]string{{}}
 	huma.Register(s.huma, huma.Operation{
 		OperationID: "get-health", Method: http.MethodGet, Path: "/healthz", Tags: []string{"member"},
@@ -68,6 +81,16 @@ func (s *Server) status(ctx context.Context, _ *struct{}) (*statusOutput, error)
 		v.Jobs.Outcomes = map[string]uint64{}
 	}
 	return &statusOutput{Body: v}, nil
+}
+
+func (s *Server) watermarks(ctx context.Context, _ *struct{}) (*watermarksOutput, error) {
+	ctx, cancel := s.deadline(ctx)
+	defer cancel()
+	marks, err := s.backend.Watermarks(ctx)
+	if err != nil {
+		return nil, problem("watermarks", err)
+	}
+	return &watermarksOutput{Body: WatermarkList{Watermarks: list(marks)}}, nil
 }
 
 func (s *Server) ready(ctx context.Context, _ *struct{}) (*healthOutput, error) {

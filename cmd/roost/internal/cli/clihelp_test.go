@@ -117,7 +117,7 @@ func startServer(t *testing.T, cfg api.Config, backend *apitest.Backend, wrapped
 		defer cancel()
 		require.NoError(t, s.Close(ctx))
 	})
-	return &testMember{t: t, backend: backend, server: s, g: &Globals{API: "http://" + s.Addr().String(), slack: defaultSlack}}
+	return &testMember{t: t, backend: backend, server: s, g: &Globals{API: "http://" + s.Addr().String(), slack: defaultSlack, patience: 10 * time.Second}}
 }
 
 // result is what a command did.
@@ -140,7 +140,7 @@ func (m *testMember) start(ctx context.Context, args ...string) <-chan result {
 	g := *m.g
 	g.Out, g.Err = out, errOut
 	root := &cobra.Command{Use: "roost", SilenceErrors: true, SilenceUsage: true}
-	root.AddCommand(NewRun(&g), NewNodes(&g), NewJobs(&g), NewStatus(&g))
+	root.AddCommand(NewRun(&g), NewNodes(&g), NewJobs(&g), NewStatus(&g), NewWatermarks(&g))
 	root.SetArgs(args)
 	root.SetOut(out)
 	root.SetErr(io.Discard)
@@ -157,8 +157,8 @@ func (m *testMember) submitted() api.JobView {
 	m.t.Helper()
 	list, err := m.backend.Jobs(m.t.Context(), api.JobFilter{Limit: 2})
 	require.NoError(m.t, err)
-	require.Len(m.t, list, 1)
-	return list[0]
+	require.Len(m.t, list.Jobs, 1)
+	return list.Jobs[0]
 }
 
 // waitForJob waits until a job has been submitted and is followed, and returns its id.
@@ -167,10 +167,10 @@ func (m *testMember) waitForJob() string {
 	var id string
 	require.Eventually(m.t, func() bool {
 		list, err := m.backend.Jobs(m.t.Context(), api.JobFilter{Limit: 1})
-		if err != nil || len(list) == 0 {
+		if err != nil || len(list.Jobs) == 0 {
 			return false
 		}
-		id = list[0].ID
+		id = list.Jobs[0].ID
 		return strings.Contains(m.out.String(), id) || m.backend.Following(id) > 0
 	}, 10*time.Second, time.Millisecond)
 	return id

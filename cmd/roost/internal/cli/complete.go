@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -61,21 +62,33 @@ func (g *Globals) completeNodes(cmd *cobra.Command, _ []string, prefix string) (
 
 // completeJobs offers the ids of recent jobs.
 func (g *Globals) completeJobs(cmd *cobra.Command, args []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return g.jobIDs(cmd.Context(), prefix, func(*api.JobView) bool { return true })
+}
+
+// completeOpenJobs offers the ids of jobs that have not ended, any number of them.
+func (g *Globals) completeOpenJobs(cmd *cobra.Command, args []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	return g.jobIDs(cmd.Context(), prefix, func(j *api.JobView) bool { return j.State != api.StateDone && !slices.Contains(args, j.ID) })
+}
+
+func (g *Globals) jobIDs(ctx context.Context, prefix string, want func(*api.JobView) bool) ([]cobra.Completion, cobra.ShellCompDirective) {
 	c, err := g.client()
-	if err != nil || len(args) > 0 {
+	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	defer c.Close()
-	ctx, cancel := context.WithTimeout(cmd.Context(), completeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, completeTimeout)
 	defer cancel()
-	jobs, err := c.Jobs(ctx, api.JobFilter{Limit: api.DefaultPage})
+	list, err := c.Jobs(ctx, api.JobFilter{Limit: api.DefaultPage})
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	var out []cobra.Completion
-	for i := range jobs {
-		if strings.HasPrefix(jobs[i].ID, prefix) {
-			out = append(out, cobra.CompletionWithDesc(clean(jobs[i].ID), clean(jobs[i].Kind+" "+jobs[i].State)))
+	for i := range list.Jobs {
+		if j := &list.Jobs[i]; strings.HasPrefix(j.ID, prefix) && want(j) {
+			out = append(out, cobra.CompletionWithDesc(clean(j.ID), clean(j.Kind+" "+j.State)))
 		}
 	}
 	return out, cobra.ShellCompDirectiveNoFileComp

@@ -145,7 +145,7 @@ func sayHello(g *Globals, m *member.Member, broker *kafka.Embedded, o devOptions
 
   nodes connect to   %s
   HTTP API           %s   (OpenAPI: %s/openapi.json)
-  Kafka protocol     %s   topics roost.jobs, roost.results, roost.dead; kept %s
+  Kafka protocol     %s   topics roost.jobs, roost.results, roost.dead, roost.progress; kept %s
 
 Try, in another terminal:
 

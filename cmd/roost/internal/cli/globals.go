@@ -32,13 +32,16 @@ type Globals struct {
 	terminal func(w io.Writer) bool
 	// slack is what the way to a node and back may take beyond the times that a job allows.
 	slack time.Duration
+	// patience is how long to wait for a member that rebuilds what it knows of jobs.
+	patience time.Duration
 }
 
 const defaultSlack = 5 * time.Second
 
 // NewGlobals takes the address from ROOST_API and the token from ROOST_API_TOKEN.
 func NewGlobals() *Globals {
-	g := &Globals{API: os.Getenv("ROOST_API"), Token: os.Getenv("ROOST_API_TOKEN"), Out: os.Stdout, Err: os.Stderr, slack: defaultSlack}
+	g := &Globals{API: os.Getenv("ROOST_API"), Token: os.Getenv("ROOST_API_TOKEN"), Out: os.Stdout, Err: os.Stderr,
+		slack: defaultSlack, patience: defaultPatience}
 	if g.API == "" {
 		g.API = "http://" + api.DefaultListen
 	}

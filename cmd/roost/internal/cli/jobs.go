@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -18,13 +20,16 @@ const jobsLong = `List recent jobs, the most recent first, or look at one with i
 With --follow, outcomes are shown as they arrive, until the last; the exit code is then that of
 "roost run". A job that the member has not seen yet is waited for.
 
-A member shows the recent jobs that it still holds; the results topic has all outcomes.`
+A member shows the open jobs and the recent ones that it still holds; the results topic has all
+outcomes. While it rebuilds what it knows of jobs from Kafka, after its start or a rebalance, an ID
+that it does not know yet is waited for.`
 
 const jobsExample = `  roost jobs
   roost jobs --state running --tenant ops
   roost jobs 01JDX5ZQ4T8M7KX0F3Y2N9C6RA
   roost jobs 01JDX5ZQ4T8M7KX0F3Y2N9C6RA --outcome failed --outcome timeout
-  roost jobs 01JDX5ZQ4T8M7KX0F3Y2N9C6RA --follow --json`
+  roost jobs 01JDX5ZQ4T8M7KX0F3Y2N9C6RA --follow --json
+  roost jobs cancel 01JDX5ZQ4T8M7KX0F3Y2N9C6RA`
 
 type jobsOptions struct {
 	filter   api.JobFilter
@@ -38,7 +43,7 @@ func NewJobs(g *Globals) *cobra.Command {
 	o := &jobsOptions{}
 	cmd := prepare(&cobra.Command{
 		Use:     "jobs [ID] [FLAGS]",
-		Short:   "List recent jobs, or look at one",
+		Short:   "List jobs, look at one, or cancel some",
 		Long:    jobsLong,
 		Example: jobsExample,
 		Args:    cobra.MaximumNArgs(1),
@@ -75,6 +80,7 @@ func NewJobs(g *Globals) *cobra.Command {
 	complete(cmd, "node", g.completeNodes)
 	complete(cmd, "tenant", cobra.NoFileCompletions)
 	complete(cmd, "limit", cobra.NoFileCompletions)
+	cmd.AddCommand(newJobsCancel(g))
 	return cmd
 }
 
@@ -112,17 +118,19 @@ func (o *jobsOptions) hides(outcome string) bool {
 }
 
 func listJobs(ctx context.Context, g *Globals, c *client.Client, o *jobsOptions) error {
-	list, err := c.Jobs(ctx, o.filter)
+	answer, err := c.Jobs(ctx, o.filter)
 	if err != nil {
 		return g.explain(err)
 	}
+	list := answer.Jobs
+	defer g.incomplete("the jobs", answer.Rebuilding)
 	if o.json {
 		for i := range list {
 			printJSON(g.Out, list[i])
 		}
 		return nil
 	}
-	if len(list) == 0 {
+	if len(list) == 0 && len(answer.Rebuilding) == 0 {
 		if o.filter == (api.JobFilter{Limit: o.filter.Limit}) {
 			fmt.Fprintln(g.Err, "no jobs yet; submit one with: roost run http https://example.com")
 		} else {
@@ -152,27 +160,25 @@ func noJob(id string) error {
 }
 
 func showJob(ctx context.Context, g *Globals, c *client.Client, id string, o *jobsOptions) error {
-	j, err := c.Job(ctx, id)
+	var j api.JobView
+	err := g.patiently(ctx, func() (err error) {
+		j, err = c.Job(ctx, id)
+		return err
+	})
 	switch {
 	case client.IsNotFound(err):
 		return noJob(id)
 	case err != nil:
 		return g.explain(err)
 	}
+	open := openAssignments(&j)
+	kept := len(j.Results)
 	j.Results = slices.DeleteFunc(j.Results, func(r api.ResultView) bool { return o.hides(r.Outcome) })
 	if o.json {
 		printJSON(g.Out, j)
 		return nil
 	}
-	t := newTable(g.Out)
-	t.row("id", clean(j.ID))
-	t.row("kind", clean(j.Kind))
-	t.row("tenant", orDash(j.Tenant))
-	t.row("state", clean(j.State))
-	t.row("submitted", fmt.Sprintf("%s (%s ago)", formatTime(j.SubmittedMs), since(j.SubmittedMs)))
-	t.row("record", fmt.Sprintf("partition %d, offset %d", j.Partition, j.Offset))
-	t.row("outcomes", fmt.Sprintf("%d of %d: %s", ended(&j), j.Targets, formatOutcomes(j.Outcomes)))
-	if err := t.flush(); err != nil {
+	if err := printJob(g.Out, &j); err != nil {
 		return err
 	}
 	if len(j.Results) > 0 {
@@ -185,10 +191,70 @@ func showJob(ctx context.Context, g *Globals, c *client.Client, id string, o *jo
 	for i := range j.Results {
 		rows.print(ctx, &j.Results[i])
 	}
-	if j.Truncated {
+	if err := printOpen(g.Out, &j, open); err != nil {
+		return err
+	}
+	if kept < ended(&j) {
 		fmt.Fprintln(g.Err, "the member no longer holds all outcomes; the results topic does")
 	}
 	return nil
+}
+
+// printJob prints what the job is.
+func printJob(w io.Writer, j *api.JobView) error {
+	t := newTable(w)
+	t.row("id", clean(j.ID))
+	t.row("kind", clean(j.Kind))
+	t.row("tenant", orDash(j.Tenant))
+	t.row("state", clean(j.State))
+	t.row("submitted", fmt.Sprintf("%s (%s ago)", formatTime(j.SubmittedMs), since(j.SubmittedMs)))
+	if j.NotBeforeMs > 0 {
+		t.row("not before", formatTime(j.NotBeforeMs))
+	}
+	if j.DeadlineMs > 0 {
+		t.row("deadline", formatTime(j.DeadlineMs))
+	}
+	if j.AttemptsMax > 0 {
+		t.row("attempts", fmt.Sprintf("up to %d", j.AttemptsMax))
+	}
+	if j.Priority > 0 {
+		t.row("priority", strconv.Itoa(int(j.Priority)))
+	}
+	t.row("record", fmt.Sprintf("partition %d, offset %d", j.Partition, j.Offset))
+	t.row("outcomes", fmt.Sprintf("%d of %d: %s", ended(j), j.Targets, formatOutcomes(j.Outcomes)))
+	return t.flush()
+}
+
+// openAssignments returns those without a result among the job's.
+func openAssignments(j *api.JobView) []api.AssignmentView {
+	shown := make(map[uint32]bool, len(j.Results))
+	for i := range j.Results {
+		shown[j.Results[i].Index] = true
+	}
+	return slices.DeleteFunc(slices.Clone(j.Assignments), func(a api.AssignmentView) bool { return shown[a.Index] })
+}
+
+// printOpen prints the assignments that have no row as results.
+func printOpen(w io.Writer, j *api.JobView, open []api.AssignmentView) error {
+	if len(open) == 0 {
+		return nil
+	}
+	fmt.Fprintln(w)
+	t := newTable(w, "NODE", "STATE", "ATTEMPT")
+	for _, a := range open {
+		state, attempt := clean(a.State), "-"
+		if a.Outcome != "" {
+			state = clean(a.Outcome) // whose result is not held any more
+		}
+		if a.Attempt > 0 {
+			attempt = fmt.Sprintf("%d of %d", a.Attempt, max(j.AttemptsMax, a.Attempt))
+		}
+		t.row(orDash(a.Node), state, attempt)
+	}
+	if n := j.Targets - len(j.Assignments); n > 0 {
+		t.row(fmt.Sprintf("and %d more", n), "", "")
+	}
+	return t.flush()
 }
 
 // followJob shows outcomes until the last.
@@ -201,7 +267,10 @@ func followJob(ctx context.Context, g *Globals, c *client.Client, id string, o *
 	}
 	w := newWatch(g, c, id, o.json)
 	w.hide = o.hides
-	if _, err := c.Job(ctx, id); client.IsNotFound(err) {
+	_, err = c.Job(ctx, id)
+	if p, rebuilding := client.IsRebuilding(err); rebuilding {
+		w.rows.note("waiting for job %s: %s", id, rebuildingText(p.Rebuilding))
+	} else if client.IsNotFound(err) {
 		w.rows.note("the member has not seen job %s yet; waiting for it", id)
 	}
 	if err := w.follow(ctx, stream); err != nil {

@@ -169,6 +169,30 @@ func TestStatus(t *testing.T) {
 	require.Contains(t, r.message, "the ledger is broken")
 }
 
+func TestShardNotes(t *testing.T) {
+	require.Empty(t, shardNotes(&api.ShardView{Restored: 5}))
+	require.Equal(t, "rebuilding, 1 job so far; LOST: 7 jobs missing from the state topic; paused; panic",
+		shardNotes(&api.ShardView{Rebuilding: true, Restored: 1, Missing: 7, Paused: true, Reason: "panic"}))
+	var out strings.Builder
+	require.NoError(t, printStatus(&out, &api.StatusView{Kafka: api.KafkaView{PartitionsChanged: "8 partitions, not 4"}}))
+	require.Regexp(t, `(?m)^WARNING +8 partitions, not 4$`, out.String())
+}
+
+func TestWatermarks(t *testing.T) {
+	m := startMember(t, nil)
+	m.backend.SetRebuilding(api.RebuildingView{Partition: 6})
+	r := m.run("watermarks")
+	require.Zero(t, r.code, r.message)
+	require.Regexp(t, `^PARTITION +WATERMARK +DONE UNTIL +PENDING +COMMITTED
+5 +40 +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \(\d+d\d+h ago\) +1 +41
+6( +-){4} +rebuilding
+$`, r.out)
+	r = m.run("watermarks", "--json")
+	lines := strings.Split(strings.TrimSpace(r.out), "\n")
+	require.Len(t, lines, 2)
+	require.JSONEq(t, `{"partition":5,"offset":40,"job_ms":1700000000000,"pending":1,"committed":41,"rebuilding":false}`, lines[0])
+}
+
 func TestKafkaLine(t *testing.T) {
 	require.Equal(t, "NOT REACHABLE at k:9092: refused", kafkaLine(&api.KafkaView{Bootstrap: "k:9092", Error: "refused"}))
 	require.Equal(t, "NOT REACHABLE at k:9092", kafkaLine(&api.KafkaView{Bootstrap: "k:9092"}))
@@ -222,6 +246,8 @@ func TestCompletion(t *testing.T) {
 	done := m.start(t.Context(), "run", "tcp", "x.test:1", "--timeout", "1ms", "--deadline", "1ms", "--node", "absent")
 	id := m.waitForJob()
 	require.Equal(t, []string{id}, complete("jobs", id[:4]))
+	require.Equal(t, []string{id}, complete("jobs", "cancel", "x", ""))
+	require.Empty(t, complete("jobs", "cancel", id, ""))
 	require.NoError(t, m.backend.Record(id, "absent", apitest.Run{}))
 	<-done
 

@@ -104,16 +104,17 @@ func listNodes(ctx context.Context, g *Globals, c *client.Client, f api.NodeFilt
 		if err := t.flush(); err != nil {
 			return err
 		}
-		nodesFooter(g, shown, page.Total, filtered, asJSON)
+		nodesFooter(g, shown, &page, filtered, asJSON)
 		return nil
 	}
 }
 
-func nodesFooter(g *Globals, shown, total int, filtered, asJSON bool) {
+func nodesFooter(g *Globals, shown int, last *api.NodePage, filtered, asJSON bool) {
+	g.incomplete("the nodes", last.Rebuilding)
 	switch {
-	case shown < total: // also with --json: what is missing has to be said somewhere
-		fmt.Fprintf(g.Err, "%d of %d nodes; show all with --limit 0\n", shown, total)
-	case asJSON:
+	case shown < last.Total: // also with --json: what is missing has to be said somewhere
+		fmt.Fprintf(g.Err, "%d of %d nodes; show all with --limit 0\n", shown, last.Total)
+	case asJSON, len(last.Rebuilding) > 0:
 	case shown == 0 && filtered:
 		fmt.Fprintln(g.Err, "no connected node fits; \"roost nodes\" lists all")
 	case shown == 0:
@@ -143,7 +144,11 @@ func since(ms int64) string {
 }
 
 func showNode(ctx context.Context, g *Globals, c *client.Client, id string, asJSON bool) error {
-	n, err := c.Node(ctx, id)
+	var n api.NodeView
+	err := g.patiently(ctx, func() (err error) {
+		n, err = c.Node(ctx, id)
+		return err
+	})
 	switch {
 	case client.IsNotFound(err):
 		return cannot(fmt.Errorf("node %s is not connected; \"roost nodes\" lists those that are", clean(id)))

@@ -52,7 +52,7 @@ func TestRunJSON(t *testing.T) {
 		for k := range line {
 			keys = append(keys, k)
 		}
-		require.ElementsMatch(t, []string{"job", "node", "outcome", "attempt", "duration_ms", "output", "error"}, keys)
+		require.ElementsMatch(t, []string{"job", "node", "index", "outcome", "attempt", "duration_ms", "output", "error"}, keys)
 		got = append(got, line)
 	}
 	require.Len(t, got, 4)
@@ -132,14 +132,56 @@ func TestRunTargetsAndKnobs(t *testing.T) {
 		m.run(append([]string{"run", "tcp", "x.test:1", "--timeout", "1ms", "--deadline", "1ms"}, strings.Fields(line)...)...)
 		require.Equal(t, want, b.last.Target, line)
 	}
-	m.run("run", "tcp", "x.test:1", "--timeout", "2ms", "--deadline", "3ms", "--attempts", "4", "--priority", "5", "--tenant", "ops")
+	m.run("run", "tcp", "x.test:1", "--timeout", "2ms", "--deadline", "3ms", "--attempts", "4", "--backoff", "5ms", "--priority", "5", "--tenant", "ops", "--id", "mine")
+	require.Equal(t, "mine", b.last.ID)
 	require.Equal(t, 2*time.Millisecond, b.last.Timeout)
 	require.Equal(t, 3*time.Millisecond, b.last.TTL)
 	require.EqualValues(t, 4, b.last.Attempts)
+	require.Equal(t, 5*time.Millisecond, b.last.Backoff)
 	require.EqualValues(t, 5, b.last.Priority)
 	require.Equal(t, "ops", b.last.Tenant)
-	m.run("run", "--timeout", "1ms", "--deadline", "1ms", "tcp", "x.test:1")
+	require.Zero(t, b.last.NotBeforeMs)
+	m.run("run", "--timeout", "1ms", "--ttl", "4ms", "--backoff", "0", "tcp", "x.test:1")
 	require.EqualValues(t, 1, b.last.Attempts, "a person who runs a job wants to know of a failure")
+	require.Equal(t, 4*time.Millisecond, b.last.TTL)
+	require.Equal(t, record.NoBackoff, b.last.Backoff)
+
+	before := time.Now()
+	m.run("run", "tcp", "x.test:1", "--timeout", "1ms", "--ttl", "5ms", "--not-before", "20ms")
+	require.Equal(t, 25*time.Millisecond, b.last.TTL, "counted from not-before")
+	require.WithinRange(t, time.UnixMilli(b.last.NotBeforeMs), before.Add(19*time.Millisecond), time.Now().Add(20*time.Millisecond))
+	m.run("run", "tcp", "x.test:1", "--timeout", "1ms", "--not-before", "2001-01-01T00:00:00Z", "--deadline", "2001-01-01T00:00:01Z")
+	require.EqualValues(t, 978307201000, b.last.DeadlineMs, "a time in the past is the member's to judge")
+	require.EqualValues(t, 978307200000, b.last.NotBeforeMs)
+}
+
+func TestRunWaitsForAllAttempts(t *testing.T) {
+	now := time.Now()
+	o := &runOptions{timeout: 10 * time.Second, ttl: time.Minute, attempts: 4, backoff: time.Second}
+	require.Equal(t, time.Minute+4*10*time.Second+7*time.Second, o.overall(now))
+	o.before = moment{text: "x", at: now.Add(time.Hour)}
+	require.Equal(t, 61*time.Minute+47*time.Second, o.overall(now))
+	o.deadline = moment{text: "x", at: now.Add(-time.Hour)}
+	require.Equal(t, 47*time.Second, o.overall(now))
+}
+
+// The same id is run once, and shown as often as somebody asks.
+func TestRunTwice(t *testing.T) {
+	m := startMember(t, runNode, testNodes()...)
+	r := m.run("run", "http", "http://x.test", "--id", "nightly", "--country", "AU", "--count", "2")
+	require.Zero(t, r.code, r.message)
+	r = m.run("run", "http", "http://x.test", "--id", "nightly", "--count", "7")
+	require.Zero(t, r.code, r.message)
+	require.Contains(t, r.err, "job nightly was submitted before, 0s ago, and is not run again")
+	require.Contains(t, r.out, "job nightly: http on 2 nodes\n")
+	require.Contains(t, r.out, "2 outcomes: 2 ok\n")
+	m.submitted()
+	r = m.run("run", "http", "http://x.test", "--id", "nightly", "--json")
+	require.Equal(t, 2, strings.Count(r.out, "\n"))
+	m.backend.Forget("nightly")
+	r = m.run("run", "http", "http://x.test", "--id", "nightly")
+	require.Equal(t, 2, r.code)
+	require.Contains(t, r.message, `job nightly: "nightly" has ended already; its outcomes are in the topic roost.results`)
 }
 
 func TestRunRefusesMistakes(t *testing.T) {
@@ -158,7 +200,15 @@ func TestRunRefusesMistakes(t *testing.T) {
 		{[]string{"http", "http://x.test", "--timeout", "ten"}, "invalid argument"},
 		{[]string{"http", "http://x.test", "--timeout", "0"}, "--timeout: 0s"},
 		{[]string{"http", "http://x.test", "--timeout", "48h"}, "timeout_ms: 172800000"},
-		{[]string{"http", "http://x.test", "--deadline", "-1s"}, "--deadline: -1s"},
+		{[]string{"http", "http://x.test", "--deadline", "-1s"}, "-1s; at least 1ms is expected"},
+		{[]string{"http", "http://x.test", "--deadline", "soon"}, "2026-12-24T18:30:00Z"},
+		{[]string{"http", "http://x.test", "--ttl", "0"}, "--ttl: 0s"},
+		{[]string{"http", "http://x.test", "--ttl", "10000h"}, "ttl_ms"},
+		{[]string{"http", "http://x.test", "--not-before", "25:00"}, "--not-before"},
+		{[]string{"http", "http://x.test", "--backoff", "-1s"}, "--backoff: -1s"},
+		{[]string{"http", "http://x.test", "--backoff", "1us"}, "--backoff: 1µs"},
+		{[]string{"http", "http://x.test", "--backoff", "6m"}, "backoff_ms: 360000; allowed are 0 to 300000"},
+		{[]string{"http", "http://x.test", "--id", "a b"}, "id: "},
 		{[]string{"http", "http://x.test", "--count", "0"}, "--count: 0"},
 		{[]string{"http", "http://x.test", "--count", "10001"}, "target.select.count: 10001"},
 		{[]string{"http", "http://x.test", "--attempts", "0"}, "--attempts: 0"},
@@ -183,13 +233,13 @@ func TestRunRefusesMistakes(t *testing.T) {
 	}
 	list, err := m.backend.Jobs(t.Context(), api.JobFilter{Limit: 1})
 	require.NoError(t, err)
-	require.Empty(t, list)
+	require.Empty(t, list.Jobs)
 }
 
 func TestRunWithoutAMember(t *testing.T) {
 	m := startMember(t, runNode)
 	require.NoError(t, m.server.Close(t.Context()))
-	for _, args := range [][]string{{"run", "tcp", "x.test:1"}, {"nodes"}, {"nodes", "x"}, {"jobs"}, {"jobs", "x"}, {"jobs", "x", "--follow"}, {"status"}} {
+	for _, args := range [][]string{{"run", "tcp", "x.test:1"}, {"nodes"}, {"nodes", "x"}, {"jobs"}, {"jobs", "x"}, {"jobs", "x", "--follow"}, {"jobs", "cancel", "x"}, {"status"}, {"watermarks"}} {
 		r := m.run(args...)
 		require.Equal(t, 2, r.code)
 		require.Contains(t, r.message, m.g.API+" cannot be reached")
@@ -224,6 +274,7 @@ func TestRunRejected(t *testing.T) {
 	require.Equal(t, 2, r.code)
 	require.Contains(t, r.message, "kafka: no answer")
 	require.Contains(t, r.message, "may have been accepted; see: roost jobs ")
+	require.Regexp(t, "with --id [0-9A-Z]{26} does not run it twice", r.message)
 	require.Contains(t, r.message, "Try again in 7s")
 
 	m = startServer(t, api.Config{}, backend, noSubmit{backend, fmt.Errorf("%w: tenant is over its limit", api.ErrInvalid)})
@@ -243,7 +294,12 @@ func TestRunInterrupted(t *testing.T) {
 	cancel()
 	r := <-done
 	require.Equal(t, 130, r.code)
+	require.Contains(t, r.message, "the job goes on")
 	require.Contains(t, r.message, "roost jobs "+id)
+	require.Contains(t, r.message, "roost jobs cancel "+id)
+	v, err := m.backend.Job(t.Context(), id)
+	require.NoError(t, err)
+	require.Equal(t, api.StateRunning, v.State)
 }
 
 func TestRunOverdue(t *testing.T) {

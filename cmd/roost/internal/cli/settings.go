@@ -2,6 +2,8 @@ package cli
 
 import (
 	"fmt"
+	"math"
+	"strconv"
 	"strings"
 	"time"
 
@@ -35,8 +37,10 @@ func addMemberFlags(cmd *cobra.Command, d *member.Config) {
 	f.Int("max-connections", d.Nodes.MaxConns, "sockets above which new ones are refused; 0: as the file limit allows")
 	f.Duration("heartbeat", d.Heartbeat, "nodes send something at least this often")
 	f.Duration("hello-timeout", d.Nodes.HelloTimeout, "how long a connection may take to say HELLO")
-	f.Int("max-pending", d.MaxPending, "records of one partition past its watermark above which it is not read")
-	f.Int("max-pending-bytes", d.MaxPendingBytes, "memory of one partition's pending jobs above which it is not read")
+	f.Duration("commit-interval", d.CommitInterval, "how long an outcome waits for others of the same Kafka transaction, 5ms to 5s")
+	f.Int("commit-outcomes", d.CommitOutcomes, "outcomes that do not wait for more, 1 to 100000")
+	f.Int("max-pending", d.MaxPending, "pending jobs of one partition above which it is not read")
+	f.String("max-pending-bytes", formatSize(d.MaxPendingBytes), "memory of one partition's pending jobs above which it is not read, in bytes or such as 64MiB")
 	f.Int("partitions", 0, "partitions of the jobs topic; 0: those it has, or 16 when it is created")
 	f.Int("replication", 0, "replication factor of topics that are created; 0: the broker's default")
 	f.String("topic-prefix", kafka.DefaultPrefix, "what the topics' names start with")
@@ -91,11 +95,22 @@ func (s *settings) apply(c *member.Config) error {
 	c.Nodes.MaxConns = s.k.Int("max-connections")
 	c.API.Listen, c.API.Token, c.API.AllowOpen = s.k.String("api-listen"), s.k.String("api-token"), s.k.Bool("api-open")
 	c.NodeToken = s.k.String("node-token")
-	c.MaxPending, c.MaxPendingBytes = s.k.Int("max-pending"), s.k.Int("max-pending-bytes")
 	c.Topics = kafka.Topics{Prefix: s.k.String("topic-prefix")}.Plan()
 	c.Topics.Partitions, c.Topics.Replication = s.k.Int("partitions"), s.k.Int("replication")
 	c.Kafka.Group = s.k.String("group")
 	var err error
+	if c.CommitInterval, err = s.duration("commit-interval"); err != nil {
+		return err
+	}
+	if c.CommitOutcomes, err = s.integer("commit-outcomes"); err != nil {
+		return err
+	}
+	if c.MaxPending, err = s.integer("max-pending"); err != nil {
+		return err
+	}
+	if c.MaxPendingBytes, err = parseSize(fmt.Sprint(s.k.Get("max-pending-bytes"))); err != nil {
+		return fmt.Errorf("max-pending-bytes: %w", err)
+	}
 	if c.Heartbeat, err = s.duration("heartbeat"); err != nil {
 		return err
 	}
@@ -115,6 +130,46 @@ func (s *settings) duration(key string) (time.Duration, error) {
 		return 0, fmt.Errorf("%s: %q; a duration such as 30s or 1m30s is expected", key, fmt.Sprint(s.k.Get(key)))
 	}
 	return d, nil
+}
+
+// integer refuses what koanf would read as zero.
+func (s *settings) integer(key string) (int, error) {
+	n, err := strconv.Atoi(fmt.Sprint(s.k.Get(key)))
+	if err != nil {
+		return 0, fmt.Errorf("%s: %q; a whole number is expected", key, fmt.Sprint(s.k.Get(key)))
+	}
+	return n, nil
+}
+
+var sizeUnits = []struct {
+	name  string
+	bytes int
+}{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}}
+
+// parseSize reads a number of bytes, alone or with a unit.
+func parseSize(s string) (int, error) {
+	digits, unit := strings.TrimSpace(s), 1
+	for _, u := range sizeUnits {
+		if n, ok := strings.CutSuffix(digits, u.name); ok {
+			digits, unit = strings.TrimSpace(n), u.bytes
+			break
+		}
+	}
+	n, err := strconv.Atoi(digits)
+	if err != nil || n < 0 || n > math.MaxInt/unit {
+		return 0, fmt.Errorf("%q; a number of bytes, or one with KiB, MiB or GiB, is expected, such as 64MiB", s)
+	}
+	return n * unit, nil
+}
+
+// formatSize writes a number of bytes as parseSize reads it.
+func formatSize(n int) string {
+	for _, u := range sizeUnits {
+		if n > 0 && n%u.bytes == 0 {
+			return strconv.Itoa(n/u.bytes) + u.name
+		}
+	}
+	return strconv.Itoa(n)
 }
 
 // properties joins the file's map and the flags --kafka-set KEY=VALUE.

@@ -52,6 +52,10 @@ func printStatus(w io.Writer, v *api.StatusView) error {
 	t.row("version", orDash(v.Version))
 	t.row("uptime", formatAge(time.Duration(v.UptimeMs)*time.Millisecond))
 	t.row("kafka", kafkaLine(&v.Kafka))
+	t.row("transactions", fmt.Sprintf("%d committed, %d aborted, %d fenced", v.Kafka.Transactions.Committed, v.Kafka.Transactions.Aborted, v.Kafka.Transactions.Fenced))
+	if v.Kafka.PartitionsChanged != "" {
+		t.row("WARNING", clean(v.Kafka.PartitionsChanged))
+	}
 	t.row("nodes", strconv.Itoa(v.Nodes))
 	t.row("connections", connectionsLine(&v.Connections))
 	t.row("jobs", fmt.Sprintf("%d accepted, %d pending", v.Jobs.Accepted, v.Jobs.Pending))
@@ -71,14 +75,11 @@ func printStatus(w io.Writer, v *api.StatusView) error {
 	}
 	if len(v.Shards) > 0 {
 		fmt.Fprintln(w)
-		t = newTable(w, "PARTITION", "PENDING", "DELIVERED", "COMMITTED", "HIGHEST", "RESTARTS", "")
-		for _, x := range v.Shards {
-			notes := clean(x.Reason)
-			if x.Paused {
-				notes = strings.TrimSpace("paused " + notes)
-			}
-			t.row(strconv.Itoa(int(x.Partition)), strconv.Itoa(x.Pending), strconv.Itoa(x.Delivered),
-				strconv.FormatInt(x.Committed, 10), strconv.FormatInt(x.Highest, 10), strconv.FormatUint(x.Restarts, 10), notes)
+		t = newTable(w, "PARTITION", "PENDING", "DELIVERED", "UNCOMMITTED", "WATERMARK", "COMMITTED", "HIGHEST", "RESTARTS", "")
+		for i := range v.Shards {
+			x := &v.Shards[i]
+			t.row(strconv.Itoa(int(x.Partition)), strconv.Itoa(x.Pending), strconv.Itoa(x.Delivered), strconv.Itoa(x.Uncommitted),
+				strconv.FormatInt(x.Watermark, 10), strconv.FormatInt(x.Committed, 10), strconv.FormatInt(x.Highest, 10), strconv.FormatUint(x.Restarts, 10), shardNotes(x))
 		}
 		if err := t.flush(); err != nil {
 			return err
@@ -90,6 +91,24 @@ func printStatus(w io.Writer, v *api.StatusView) error {
 		t.row(clean(x.Name), clean(x.State), strconv.Itoa(x.Nodes), ranges(x.Partitions), orDash(x.Address), orDash(x.Version))
 	}
 	return t.flush()
+}
+
+// shardNotes says what is not as usual.
+func shardNotes(x *api.ShardView) string {
+	var notes []string
+	if x.Rebuilding {
+		notes = append(notes, fmt.Sprintf("rebuilding, %s so far", plural(x.Restored, "job")))
+	}
+	if x.Missing > 0 {
+		notes = append(notes, fmt.Sprintf("LOST: %s missing from the state topic", plural(x.Missing, "job")))
+	}
+	if x.Paused {
+		notes = append(notes, "paused")
+	}
+	if x.Reason != "" {
+		notes = append(notes, clean(x.Reason))
+	}
+	return strings.Join(notes, "; ")
 }
 
 func kafkaLine(k *api.KafkaView) string {

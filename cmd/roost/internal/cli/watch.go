@@ -27,21 +27,14 @@ type watch struct {
 	rows    *rows
 	began   time.Time
 	results []api.ResultView
-	printed map[resultKey]int // over all streams, each of which begins anew
-	job     *api.JobView      // the job, when it is done
-	report  string            // the latest progress
-}
-
-// resultKey tells results apart; several of one job may be alike where no node was found.
-type resultKey struct {
-	node, outcome string
-	attempt       uint32
-	timeMs        int64
+	printed map[uint32]bool // by index, over all streams, each of which begins anew
+	job     *api.JobView    // the job, when it is done
+	report  string          // the latest progress
 }
 
 func newWatch(g *Globals, c *client.Client, id string, asJSON bool) *watch {
 	return &watch{
-		g: g, c: c, id: id, json: asJSON, began: time.Now(), printed: map[resultKey]int{},
+		g: g, c: c, id: id, json: asJSON, began: time.Now(), printed: map[uint32]bool{},
 		rows: &rows{g: g, c: c, json: asJSON},
 	}
 }
@@ -129,7 +122,6 @@ func (w *watch) read(ctx context.Context, stream *client.Stream) error {
 	}()
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	seen := map[resultKey]int{}
 	for {
 		w.showProgress()
 		select {
@@ -137,7 +129,7 @@ func (w *watch) read(ctx context.Context, stream *client.Stream) error {
 			if r.err != nil {
 				return r.err
 			}
-			if w.take(ctx, &r.ev, seen) {
+			if w.take(ctx, &r.ev) {
 				return nil
 			}
 		case <-tick.C:
@@ -148,15 +140,14 @@ func (w *watch) read(ctx context.Context, stream *client.Stream) error {
 }
 
 // take handles one event, and reports whether it is the last.
-func (w *watch) take(ctx context.Context, ev *client.Event, seen map[resultKey]int) bool {
+func (w *watch) take(ctx context.Context, ev *client.Event) bool {
 	switch {
 	case ev.Result != nil:
 		r := *ev.Result
-		key := resultKey{r.Node, r.Outcome, r.Attempt, r.TimeMs}
-		if seen[key]++; seen[key] <= w.printed[key] {
+		if w.printed[r.Index] {
 			return false // of the stream before
 		}
-		w.printed[key]++
+		w.printed[r.Index] = true
 		w.results = append(w.results, r)
 		if w.hide == nil || !w.hide(r.Outcome) {
 			w.rows.print(ctx, &r)
@@ -260,10 +251,22 @@ func (w *watch) missing() string {
 	return text
 }
 
+// excuse says why outcomes are missing, if the member knows.
+func (w *watch) excuse(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+	defer cancel()
+	_, err := w.c.Job(ctx, w.id)
+	if p, rebuilding := client.IsRebuilding(err); rebuilding {
+		return ": " + rebuildingText(p.Rebuilding)
+	}
+	return ""
+}
+
 // resultLine is an outcome as --json prints it.
 type resultLine struct {
 	Job        string          `json:"job"`
 	Node       string          `json:"node"`
+	Index      uint32          `json:"index"`
 	Outcome    string          `json:"outcome"`
 	Attempt    uint32          `json:"attempt"`
 	DurationMs float64         `json:"duration_ms"`
@@ -272,5 +275,5 @@ type resultLine struct {
 }
 
 func lineOf(r *api.ResultView) resultLine {
-	return resultLine{r.Job, r.Node, r.Outcome, r.Attempt, r.DurationMs, r.Output, r.Error}
+	return resultLine{r.Job, r.Node, r.Index, r.Outcome, r.Attempt, r.DurationMs, r.Output, r.Error}
 }

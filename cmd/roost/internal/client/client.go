@@ -69,11 +69,14 @@ func (e *Unreachable) Unwrap() error { return e.Err }
 
 // Problem is an answer of the API that says what is wrong (RFC 9457).
 type Problem struct {
+	Type       string        `json:"type"` // such as api.ProblemRebuilding; may be empty
 	Status     int           `json:"status"`
 	Title      string        `json:"title"`
 	Detail     string        `json:"detail"`
 	Errors     []ProblemItem `json:"errors"`
 	RetryAfter time.Duration `json:"-"` // 0 when the API did not say
+	// Rebuilding is how far the partitions are, with the type api.ProblemRebuilding.
+	Rebuilding []api.RebuildingView `json:"rebuilding"`
 }
 
 // ProblemItem is one of the things that are wrong.
@@ -108,15 +111,51 @@ func IsNotFound(err error) bool {
 	return errors.As(err, &p) && p.Status == http.StatusNotFound
 }
 
-// Submit submits a job and returns when the member has accepted it.
+// IsEnded is whether the API said that the job has ended already, so that there is nothing to look at
+// or to cancel any more.
+func IsEnded(err error) bool {
+	var p *Problem
+	return errors.As(err, &p) && p.Type == api.ProblemEnded
+}
+
+// IsRebuilding is whether what was asked for may be in partitions that are being rebuilt. The problem
+// tells how far they are.
+func IsRebuilding(err error) (*Problem, bool) {
+	var p *Problem
+	ok := errors.As(err, &p) && p.Type == api.ProblemRebuilding
+	return p, ok
+}
+
+// Submit submits a job and returns when the member has accepted it. One whose id is known already is
+// not submitted: the error is an [*api.Duplicate] with the first job.
 func (c *Client) Submit(ctx context.Context, job *api.JobRequest) (api.Accepted, error) {
-	var a api.Accepted
 	b, err := json.Marshal(job)
 	if err != nil {
-		return a, fmt.Errorf("job: %w", err)
+		return api.Accepted{}, fmt.Errorf("job: %w", err)
 	}
-	err = c.call(ctx, http.MethodPost, "/v1/jobs", b, &a)
-	return a, err
+	var answer struct {
+		api.Known
+		Key string `json:"key"`
+	}
+	if err := c.call(ctx, http.MethodPost, "/v1/jobs", b, &answer); err != nil {
+		return api.Accepted{}, err
+	}
+	if answer.Duplicate {
+		return api.Accepted{}, &api.Duplicate{Job: answer.JobView}
+	}
+	return api.Accepted{ID: answer.ID, Key: answer.Key}, nil
+}
+
+// Cancel asks for the end of a job and returns it as it is when Kafka has the request; the reason may be
+// empty. Of a job that has ended the error is one of [IsEnded].
+func (c *Client) Cancel(ctx context.Context, id, reason string) (api.JobView, error) {
+	var v api.JobView
+	b, err := json.Marshal(api.CancelRequest{Reason: reason})
+	if err != nil {
+		return v, fmt.Errorf("reason: %w", err)
+	}
+	err = c.call(ctx, http.MethodPost, "/v1/jobs/"+url.PathEscape(id)+"/cancel", b, &v)
+	return v, err
 }
 
 // Job returns one job with its results.
@@ -126,8 +165,8 @@ func (c *Client) Job(ctx context.Context, id string) (api.JobView, error) {
 	return v, err
 }
 
-// Jobs returns the most recent jobs first, without results.
-func (c *Client) Jobs(ctx context.Context, f api.JobFilter) ([]api.JobView, error) {
+// Jobs returns the most recent jobs first, without results and assignments.
+func (c *Client) Jobs(ctx context.Context, f api.JobFilter) (api.JobList, error) {
 	q := url.Values{}
 	set(q, "state", f.State)
 	set(q, "tenant", f.Tenant)
@@ -135,7 +174,14 @@ func (c *Client) Jobs(ctx context.Context, f api.JobFilter) ([]api.JobView, erro
 	setInt(q, "limit", int64(f.Limit))
 	var list api.JobList
 	err := c.call(ctx, http.MethodGet, "/v1/jobs?"+q.Encode(), nil, &list)
-	return list.Jobs, err
+	return list, err
+}
+
+// Watermarks returns how far each partition of the member is done.
+func (c *Client) Watermarks(ctx context.Context) ([]api.WatermarkView, error) {
+	var list api.WatermarkList
+	err := c.call(ctx, http.MethodGet, "/v1/watermarks", nil, &list)
+	return list.Watermarks, err
 }
 
 // Nodes returns a page of the connected nodes.

@@ -69,7 +69,10 @@ func TestAllOfTheAPI(t *testing.T) {
 	require.Equal(t, "1", string(j.Results[0].Output))
 	list, err := c.Jobs(ctx, api.JobFilter{State: api.StateDone, Tenant: "x", Node: "other", Limit: 5})
 	require.NoError(t, err)
-	require.Len(t, list, 1)
+	require.Len(t, list.Jobs, 1)
+	marks, err := c.Watermarks(ctx)
+	require.NoError(t, err)
+	require.EqualValues(t, 40, marks[0].Offset)
 	page, err := c.Nodes(ctx, api.NodeFilter{Country: "AU", ASN: 7, City: "Alice Springs", Platform: "linux/arm64", Tag: "t", Kind: "k", Prefix: "a/", Limit: 5})
 	require.NoError(t, err)
 	require.Equal(t, 1, page.Total)
@@ -108,6 +111,54 @@ func TestAllOfTheAPI(t *testing.T) {
 	_, err = c.Follow(ctx, "x")
 	require.ErrorAs(t, err, &p)
 	require.Equal(t, 503, p.Status)
+}
+
+func TestSubmitTwiceAndCancel(t *testing.T) {
+	b := apitest.New(nil, api.NodeView{ID: "n"})
+	c, ctx := member(t, b), t.Context()
+	job := &api.JobRequest{ID: "j/1", Kind: "k", Target: api.TargetRequest{Node: "n"}}
+	_, err := c.Submit(ctx, job)
+	require.NoError(t, err)
+	job.Kind = "other"
+	a, err := c.Submit(ctx, job)
+	var dup *api.Duplicate
+	require.ErrorAs(t, err, &dup)
+	require.Equal(t, "k", dup.Job.Kind)
+	require.Equal(t, api.StateRunning, dup.Job.State)
+	require.Zero(t, a)
+
+	v, err := c.Cancel(ctx, "j/1", "why not")
+	require.NoError(t, err)
+	require.Equal(t, "j/1", v.ID)
+	v, err = c.Job(ctx, "j/1")
+	require.NoError(t, err)
+	require.Equal(t, "why not", v.Results[0].Error)
+	require.Equal(t, []api.AssignmentView{{Node: "n", State: api.StateDone, Attempt: 1, Outcome: "cancelled"}}, v.Assignments)
+	_, err = c.Cancel(ctx, "j/1", "")
+	require.True(t, IsEnded(err))
+	b.Forget("j/1")
+	_, err = c.Job(ctx, "j/1")
+	require.True(t, IsEnded(err))
+	_, err = c.Follow(ctx, "j/1")
+	require.True(t, IsEnded(err))
+	_, err = c.Cancel(ctx, "none", "")
+	require.True(t, IsNotFound(err))
+	require.False(t, IsEnded(err))
+
+	b.SetRebuilding(api.RebuildingView{Partition: 3, Restored: 5})
+	_, err = c.Job(ctx, "none")
+	p, ok := IsRebuilding(err)
+	require.True(t, ok)
+	require.False(t, IsNotFound(err))
+	require.Equal(t, []api.RebuildingView{{Partition: 3, Restored: 5}}, p.Rebuilding)
+	require.Equal(t, time.Second, p.RetryAfter)
+	list, err := c.Jobs(ctx, api.JobFilter{})
+	require.NoError(t, err)
+	require.Equal(t, []int32{3}, list.Rebuilding)
+	b.SetDown(&api.Unavailable{Reason: "busy"})
+	_, err = c.Job(ctx, "none")
+	_, ok = IsRebuilding(err)
+	require.False(t, ok)
 }
 
 func TestAnswersThatAreNotTheAPIs(t *testing.T) {

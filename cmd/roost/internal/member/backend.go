@@ -22,7 +22,32 @@ type backend struct{ m *Member }
 
 // Submit implements api.Backend.
 func (b *backend) Submit(ctx context.Context, j *record.Job) error {
-	err := b.m.committer.Submit(ctx, j)
+	known, err := b.known(ctx, j.ID)
+	switch {
+	case err != nil:
+		return err
+	case known.Summary != nil:
+		return &api.Duplicate{Job: jobView(known.Summary, false)}
+	case known.Ended:
+		return &api.Duplicate{Job: api.JobView{ID: j.ID, State: api.StateDone, Outcomes: map[string]int{}}}
+	case known.Rebuilding:
+		// Only its own shard can know of a first one.
+		home := uint32(record.Partition(j.Key(), int32(b.m.info.Partitions)))
+		shards, err := b.statuses(ctx)
+		if err != nil {
+			return err
+		}
+		for i := range shards {
+			if shards[i].Partition == home && shards[i].Rebuilding {
+				return rebuilding(shards)
+			}
+		}
+	}
+	return submission(b.m.submitter.Submit(ctx, j, kafka.PartitionByKey))
+}
+
+// submission gives an error of the producer the class that the API goes by.
+func submission(err error) error {
 	switch {
 	case err == nil:
 		return nil
@@ -32,6 +57,77 @@ func (b *backend) Submit(ctx context.Context, j *record.Job) error {
 		return fmt.Errorf("%w: %w", api.ErrInvalid, err)
 	}
 	return err
+}
+
+// known asks the shards for a job.
+func (b *backend) known(ctx context.Context, id string) (shard.JobAnswer, error) {
+	answers, err := ask(ctx, b, func(r chan<- shard.JobAnswer) any { return &shard.QueryJob{ID: id, Reply: r} })
+	out := shard.JobAnswer{Rebuilding: len(answers) == 0} // no partition is assigned yet
+	for _, a := range answers {
+		if a.Summary != nil {
+			out.Summary = a.Summary
+		}
+		out.Rebuilding = out.Rebuilding || a.Rebuilding
+		out.Ended = out.Ended || a.Ended
+	}
+	return out, err
+}
+
+// Cancel implements api.Backend. The record goes where the job's own lies.
+func (b *backend) Cancel(ctx context.Context, id, reason string) (api.JobView, error) {
+	a, err := b.known(ctx, id)
+	if err == nil && (a.Summary == nil || a.Summary.State == shard.StateDone) {
+		err = b.missing(ctx, id, a)
+		if a.Summary != nil {
+			err = fmt.Errorf("job %q has %w", id, api.ErrEnded)
+		}
+	}
+	if err != nil {
+		return api.JobView{}, err
+	}
+	j := &record.Job{ID: id, Cancel: true, CancelReason: reason, Tenant: a.Summary.Tenant}
+	if err := submission(b.m.submitter.Submit(ctx, j, a.Summary.Partition)); err != nil {
+		return api.JobView{}, err
+	}
+	return jobView(a.Summary, true), nil
+}
+
+// missing says why a job cannot be shown.
+func (b *backend) missing(ctx context.Context, id string, a shard.JobAnswer) error {
+	switch {
+	case a.Rebuilding:
+		shards, err := b.statuses(ctx)
+		if err != nil {
+			return err
+		}
+		return rebuilding(shards)
+	case a.Ended:
+		return fmt.Errorf("job %q has %w, and this member does not hold its details any more: they are in the topic %s",
+			id, api.ErrEnded, b.m.cfg.Topics.Results)
+	}
+	return fmt.Errorf("job %q is %w among the pending and recently finished jobs of this member", id, api.ErrNotFound)
+}
+
+func rebuilding(shards []shard.Status) error {
+	e := &api.Rebuilding{RetryAfter: time.Second}
+	for i := range shards {
+		if s := &shards[i]; s.Rebuilding {
+			e.Shards = append(e.Shards, api.RebuildingView{Partition: int32(s.Partition), Restored: s.Restored})
+		}
+	}
+	return e
+}
+
+// rebuildingNow returns the partitions whose shards are rebuilt at the moment.
+func (b *backend) rebuildingNow(ctx context.Context) ([]int32, error) {
+	shards, err := b.statuses(ctx)
+	var out []int32
+	for i := range shards {
+		if shards[i].Rebuilding {
+			out = append(out, int32(shards[i].Partition))
+		}
+	}
+	return out, err
 }
 
 // ask puts one question to every shard of this member and collects the answers.
@@ -58,33 +154,39 @@ func ask[T any](ctx context.Context, b *backend, question func(reply chan<- T) a
 
 // Job implements api.Backend.
 func (b *backend) Job(ctx context.Context, id string) (api.JobView, error) {
-	answers, err := ask(ctx, b, func(r chan<- *shard.Summary) any { return &shard.QueryJob{ID: id, Reply: r} })
-	if err != nil {
+	a, err := b.known(ctx, id)
+	switch {
+	case err != nil:
 		return api.JobView{}, err
+	case a.Summary != nil:
+		return jobView(a.Summary, true), nil
 	}
-	for _, s := range answers {
-		if s != nil {
-			return jobView(s, true), nil
-		}
-	}
-	return api.JobView{}, fmt.Errorf("job %q is %w among the pending and recently finished jobs of this member", id, api.ErrNotFound)
+	return api.JobView{}, b.missing(ctx, id, a)
 }
 
 // Jobs implements api.Backend.
-func (b *backend) Jobs(ctx context.Context, f api.JobFilter) ([]api.JobView, error) {
-	answers, err := ask(ctx, b, func(r chan<- []*shard.Summary) any {
+func (b *backend) Jobs(ctx context.Context, f api.JobFilter) (api.JobList, error) {
+	answers, err := ask(ctx, b, func(r chan<- shard.JobsAnswer) any {
 		return &shard.QueryJobs{State: f.State, Tenant: f.Tenant, Node: f.Node, Limit: f.Limit, Reply: r}
 	})
 	if err != nil {
-		return nil, err
+		return api.JobList{}, err
 	}
-	all := slices.Concat(answers...)
+	var all []*shard.Summary
+	partial := false
+	for _, a := range answers {
+		all = append(all, a.Summaries...)
+		partial = partial || a.Rebuilding
+	}
 	slices.SortFunc(all, func(x, y *shard.Summary) int { return int(y.SubmittedMs - x.SubmittedMs) })
-	views := make([]api.JobView, 0, min(len(all), f.Limit))
+	out := api.JobList{Jobs: make([]api.JobView, 0, min(len(all), f.Limit))}
 	for _, s := range all[:min(len(all), f.Limit)] {
-		views = append(views, jobView(s, false))
+		out.Jobs = append(out.Jobs, jobView(s, false))
 	}
-	return views, nil
+	if partial {
+		out.Rebuilding, err = b.rebuildingNow(ctx)
+	}
+	return out, err
 }
 
 // jobView shows a summary; outcomes are counted in any case, results that are not
@@ -93,6 +195,7 @@ func jobView(s *shard.Summary, results bool) api.JobView {
 	v := api.JobView{
 		ID: s.ID, Kind: s.Kind, Tenant: s.Tenant, State: s.State, Targets: s.Targets, Outcomes: map[string]int{},
 		SubmittedMs: s.SubmittedMs, Partition: s.Partition, Offset: s.Offset,
+		DeadlineMs: s.DeadlineMs, NotBeforeMs: s.NotBeforeMs, AttemptsMax: s.Attempts, Priority: s.Priority,
 	}
 	ended := 0
 	for _, o := range protocol.Outcomes() {
@@ -101,8 +204,15 @@ func jobView(s *shard.Summary, results bool) api.JobView {
 			ended += n
 		}
 	}
-	v.Truncated = len(s.Results) < ended
+	v.Truncated = len(s.Results) < ended || s.Truncated
 	if results {
+		for i := range s.Assignments {
+			a := api.AssignmentView{Index: uint32(i), Node: s.Assignments[i].Node, State: s.Assignments[i].State, Attempt: s.Assignments[i].Attempt}
+			if a.State == shard.StateDone {
+				a.Outcome = s.Assignments[i].Outcome.String()
+			}
+			v.Assignments = append(v.Assignments, a)
+		}
 		for _, value := range s.Results {
 			if r, err := resultView(value); err == nil {
 				v.Results = append(v.Results, r)
@@ -144,7 +254,8 @@ func (b *backend) Nodes(ctx context.Context, f api.NodeFilter) (api.NodePage, er
 		page.Nodes = page.Nodes[:f.Limit]
 		page.Next = page.Nodes[f.Limit-1].ID
 	}
-	return page, nil
+	page.Rebuilding, err = b.rebuildingNow(ctx)
+	return page, err
 }
 
 // Node implements api.Backend.
@@ -155,6 +266,9 @@ func (b *backend) Node(ctx context.Context, id string) (api.NodeView, error) {
 	}
 	if len(page.Nodes) == 1 && page.Nodes[0].ID == id { // the shortest with the prefix comes first
 		return page.Nodes[0], nil
+	}
+	if len(page.Rebuilding) > 0 {
+		return api.NodeView{}, b.missing(ctx, id, shard.JobAnswer{Rebuilding: true})
 	}
 	return api.NodeView{}, fmt.Errorf("node %q is %w among the connected nodes", id, api.ErrNotFound)
 }
@@ -182,6 +296,18 @@ func (b *backend) statuses(ctx context.Context) ([]shard.Status, error) {
 	return answers, err
 }
 
+// Watermarks implements api.Backend.
+func (b *backend) Watermarks(ctx context.Context) ([]api.WatermarkView, error) {
+	shards, err := b.statuses(ctx)
+	out := make([]api.WatermarkView, 0, len(shards))
+	for i := range shards {
+		s := &shards[i]
+		out = append(out, api.WatermarkView{Partition: int32(s.Partition), Offset: max(0, s.Watermark), JobMs: s.WatermarkMs,
+			Pending: s.Pending, Committed: max(0, s.Next), Rebuilding: s.Rebuilding})
+	}
+	return out, err
+}
+
 // Status implements api.Backend.
 func (b *backend) Status(ctx context.Context) (api.StatusView, error) {
 	shards, err := b.statuses(ctx)
@@ -207,6 +333,13 @@ func (b *backend) Status(ctx context.Context) (api.StatusView, error) {
 	if !consumer.Reachable {
 		v.Kafka.Error = consumer.LastError
 	}
+	tx := m.transactor.Stats()
+	v.Kafka.Transactions = api.TransactionsView{Committed: m.committer.stats.committed.Load(),
+		Aborted: m.committer.stats.aborted.Load(), Fenced: tx.Fenced}
+	if n := int(m.partitions.Load()); n != m.info.Partitions {
+		v.Kafka.PartitionsChanged = fmt.Sprintf("the jobs topic has %d partitions, and had %d when this member started: the new ones "+
+			"are not read until all members are restarted; see docs/GUARANTEES.md", n, m.info.Partitions)
+	}
 	for reason, n := range net.Closed {
 		v.Connections.Closed[reason.String()] += n
 	}
@@ -215,12 +348,14 @@ func (b *backend) Status(ctx context.Context) (api.StatusView, error) {
 		name := fmt.Sprintf("member/shards/shard-%d", s.Partition)
 		lag := consumer.Lag[int32(s.Partition)]
 		v.Kafka.Lag += lag
-		v.Jobs.Accepted += s.Stats.Jobs
+		v.Jobs.Accepted += s.Stats.Jobs - s.Stats.Duplicates - s.Stats.Cancels - s.Stats.Overdue
 		v.Jobs.Pending += uint64(s.Pending)
 		addOutcomes(v.Jobs.Outcomes, &s.Stats)
 		partitions = append(partitions, int32(s.Partition))
 		v.Shards = append(v.Shards, api.ShardView{Partition: int32(s.Partition), Pending: s.Pending, Delivered: s.OnNodes,
 			Paused: s.Paused, Committed: max(0, s.Next), Highest: s.Read + lag,
+			Watermark: max(0, s.Watermark), WatermarkMs: s.WatermarkMs, Uncommitted: s.Uncommitted,
+			Rebuilding: s.Rebuilding, Restored: s.Restored, Missing: s.Missing,
 			Restarts: uint64(restarts[name]), Reason: reasons[name]})
 	}
 	for i := range net.Loops {

@@ -27,10 +27,14 @@ type Config struct {
 	Heartbeat   time.Duration // nodes send something at least this often
 	AcceptAfter time.Duration // a job without result for this long is ACCEPTED
 	NodeToken   string        // credential that nodes have to give; empty: none
-	MaxPending  int           // records of one shard past its watermark; more are not read
+	MaxPending  int           // jobs of one shard without all their outcomes; more are not read
 	// MaxPendingBytes is the memory that the pending jobs of one shard may take.
 	MaxPendingBytes int
-	Policy          supervisor.Policy
+	// CommitInterval is how long an outcome waits at most for others that are committed
+	// in the same transaction; CommitOutcomes is how many do not wait.
+	CommitInterval time.Duration
+	CommitOutcomes int
+	Policy         supervisor.Policy
 	// AllowEmbedded lets the member work on the embedded broker.
 	AllowEmbedded bool
 	// Progress is told what the start waits for.
@@ -52,6 +56,7 @@ func DefaultConfig() Config {
 		Topics:    kafka.Topics{}.Plan(),
 		Heartbeat: 30 * time.Second, AcceptAfter: time.Second,
 		MaxPending: shard.DefaultConfig().MaxPending, MaxPendingBytes: shard.DefaultConfig().MaxPendingBytes,
+		CommitInterval: 50 * time.Millisecond, CommitOutcomes: 500,
 		Policy: supervisor.DefaultPolicy(),
 	}
 }
@@ -69,6 +74,10 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("node-token: %d bytes; at most %d are allowed", len(c.NodeToken), protocol.MaxCredentialBytes)
 	case c.MaxPending < 1 || c.MaxPending > 10_000_000:
 		return fmt.Errorf("max-pending: %d; allowed are 1 to 10000000", c.MaxPending)
+	case c.CommitInterval < 5*time.Millisecond || c.CommitInterval > 5*time.Second:
+		return fmt.Errorf("commit-interval: %v; allowed are 5ms to 5s", c.CommitInterval)
+	case c.CommitOutcomes < 1 || c.CommitOutcomes > 100_000:
+		return fmt.Errorf("commit-outcomes: %d; allowed are 1 to 100000", c.CommitOutcomes)
 	case c.MaxPendingBytes < 1<<20:
 		return fmt.Errorf("max-pending-bytes: %d; allowed are %d and more", c.MaxPendingBytes, 1<<20)
 	}

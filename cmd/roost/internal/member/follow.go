@@ -11,27 +11,38 @@ import (
 	"github.com/roost-server/roost/protocol/record"
 )
 
-// refollowAfter is the pause before a job is followed again whose shard has stopped.
+// refollowAfter is the pause between two looks for shards that were not there before,
+// or that have stopped and may be there again.
 const refollowAfter = 500 * time.Millisecond
 
 // Follow implements api.Backend. A job's partition is not known from its id alone, so
 // every shard is asked; the one that has it, or gets it, answers.
 func (b *backend) Follow(ctx context.Context, id string) (<-chan api.Event, error) {
+	switch a, err := b.known(ctx, id); {
+	case err != nil:
+		return nil, err
+	case a.Ended && a.Summary == nil:
+		return nil, b.missing(ctx, id, shard.JobAnswer{Ended: true})
+	}
 	q := &eventQueue{wake: make(chan struct{}, 1)}
 	f := &shard.Follower{Fn: q.push}
 	out := make(chan api.Event)
-	b.subscribe(id, f)
+	followed := map[uint32]bool{}
+	b.subscribe(id, f, followed)
 	go func() {
 		defer close(out)
 		defer b.unsubscribe(id, f)
-		b.forward(ctx, id, f, q, out)
+		b.forward(ctx, id, f, q, out, followed)
 	}()
 	return out, nil
 }
 
-func (b *backend) subscribe(id string, f *shard.Follower) {
+// subscribe follows the job at every shard where it does not do so yet.
+func (b *backend) subscribe(id string, f *shard.Follower, followed map[uint32]bool) {
 	for _, p := range b.m.tree.Router().Shards() {
-		b.m.tree.Router().ToShard(p, &shard.Follow{ID: id, Follower: f})
+		if !followed[p] {
+			followed[p] = b.m.tree.Router().ToShard(p, &shard.Follow{ID: id, Follower: f})
+		}
 	}
 }
 
@@ -42,14 +53,14 @@ func (b *backend) unsubscribe(id string, f *shard.Follower) {
 }
 
 // forward turns what shards say into events until the job is done.
-func (b *backend) forward(ctx context.Context, id string, f *shard.Follower, q *eventQueue, out chan<- api.Event) {
+func (b *backend) forward(ctx context.Context, id string, f *shard.Follower, q *eventQueue, out chan<- api.Event, followed map[uint32]bool) {
 	seen := map[uint32]bool{} // results sent, by assignment: following again repeats them
-	var again <-chan time.Time
+	gone := false
+	again := time.NewTicker(refollowAfter) // shards come and go
+	defer again.Stop()
 	for {
 		for _, e := range q.take() {
-			if e.Gone && again == nil {
-				again = time.After(refollowAfter)
-			}
+			gone = gone || e.Gone
 			for _, ev := range events(id, &e, seen) {
 				select {
 				case out <- ev:
@@ -63,10 +74,13 @@ func (b *backend) forward(ctx context.Context, id string, f *shard.Follower, q *
 		}
 		select {
 		case <-q.wake:
-		case <-again:
-			again = nil
-			b.unsubscribe(id, f)
-			b.subscribe(id, f)
+		case <-again.C:
+			if gone {
+				gone = false
+				b.unsubscribe(id, f)
+				clear(followed)
+			}
+			b.subscribe(id, f, followed)
 		case <-ctx.Done():
 			return
 		}

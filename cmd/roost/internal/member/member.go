@@ -10,12 +10,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/asynkron/protoactor-go/actor"
 	"go.uber.org/zap"
 
-	"github.com/roost-server/roost/actors"
 	"github.com/roost-server/roost/actors/gate"
-	"github.com/roost-server/roost/actors/shard"
 	"github.com/roost-server/roost/actors/supervisor"
 	"github.com/roost-server/roost/cmd/roost/internal/api"
 	"github.com/roost-server/roost/protocol"
@@ -33,8 +30,7 @@ type Member struct {
 	gateStats *gate.Stats
 	server    *tcp.Server
 	sockets   *sockets
-	source    *source
-	committer *committer
+	ledger
 	api       *api.Server
 	metrics   *metrics
 	consuming bool
@@ -85,7 +81,7 @@ func (m *Member) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := m.startKafka(); err != nil {
+	if err := m.ledger.start(ctx, m); err != nil {
 		return err
 	}
 	gates := &gate.Config{
@@ -102,45 +98,15 @@ func (m *Member) start(ctx context.Context) error {
 		return err
 	}
 	m.consuming = true
-	return errors.Join(m.tree.Go("source", m.consume), m.tree.Go("watch", m.watch), m.tree.Go("settle", m.settle))
-}
-
-// consume runs the consumer. It fails only for good, so the member ends with it.
-func (m *Member) consume(ctx context.Context) error {
-	if err := m.source.consumer.Run(ctx); err != nil {
-		m.fail(fmt.Errorf("the Kafka consumer failed: %w", err))
-	}
-	return nil
-}
-
-// startKafka makes the producer and the consumer; the consumer runs later, when
-// everything that it feeds is there.
-func (m *Member) startKafka() error {
-	m.committer = newCommitter(m.cfg.Topics, m.tree)
-	var err error
-	if m.committer.producer, err = kafka.NewProducer(m.cfg.Kafka, m.log.Named("producer"), m.committer.delivered); err != nil {
-		return err
-	}
-	m.source = &source{tree: m.tree, giveUp: m.fail, flows: map[int32]*flow{},
-		parking: newParking(func(shard uint32, b *actors.FromGate) bool { return m.tree.Router().ToShard(shard, b) })}
-	deps := shard.Deps{Gates: m.tree.ShardGates(), Peers: m.tree.Peers(), Recorder: m.committer, Feed: m.source,
-		NowMs: nowMs, Fatal: func(err error) { m.fail(fmt.Errorf("an outcome cannot be recorded: %w", err)) }}
-	m.source.make = func(partition uint32, restarted bool) actor.Actor {
-		cfg := shard.DefaultConfig()
-		cfg.Partition, cfg.Partitions, cfg.Member = partition, uint32(m.info.Partitions), m.cfg.Name
-		cfg.MaxPending, cfg.MaxPendingBytes = m.cfg.MaxPending, m.cfg.MaxPendingBytes
-		return shard.New(cfg, deps, restarted)
-	}
-	m.source.consumer, err = kafka.NewConsumer(m.cfg.Kafka, m.cfg.Topics.Jobs, m.source, m.log.Named("consumer"))
-	return err
+	return errors.Join(m.ledger.run(m), m.tree.Go("watch", m.watch), m.tree.Go("settle", m.settle))
 }
 
 // watch ends the member when a part that cannot be restarted alone has failed.
 func (m *Member) watch(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
-	case <-m.committer.producer.Failed():
-		m.fail(fmt.Errorf("the Kafka producer failed: %w", m.committer.producer.Err()))
+	case <-m.submitter.producer.Failed():
+		m.fail(fmt.Errorf("the Kafka producer failed: %w", m.submitter.producer.Err()))
 	case <-m.server.Done():
 		m.fail(fmt.Errorf("the nodes' port failed: %w", m.server.Err()))
 	case err := <-m.api.Failed():
@@ -188,16 +154,8 @@ func (m *Member) Stop(ctx context.Context) error {
 	if m.server != nil {
 		keep("stop the gates", m.tree.StopGates())
 	}
-	if m.committer != nil && m.committer.producer != nil {
-		keep("flush outcomes", m.flush(ctx))
-	}
 	if m.tree != nil {
 		keep("stop the services", m.tree.StopServices())
-	}
-	if m.source != nil && m.source.consumer != nil && !m.consuming {
-		ended, cancel := context.WithCancel(ctx)
-		cancel()
-		keep("free the consumer", m.source.consumer.Run(ended))
 	}
 	if m.server != nil {
 		keep("close the nodes' port", m.server.Stop(ctx, protocol.ReasonShutdown, "the member stops"))
@@ -205,52 +163,8 @@ func (m *Member) Stop(ctx context.Context) error {
 	if m.tree != nil {
 		keep("stop the actors", m.tree.Stop())
 	}
-	if m.committer != nil && m.committer.producer != nil {
-		keep("close the producer", m.closeProducer(ctx))
-	}
+	keep("close the Kafka clients", m.ledger.close(ctx, m.consuming))
 	return errors.Join(errs...)
-}
-
-// finish reads no more jobs, has every outcome so far recorded, and sees the nodes'
-// acknowledgements off, so that little is done twice after a restart.
-func (m *Member) finish(ctx context.Context) error {
-	m.source.hold()
-	if err := m.flush(ctx); err != nil {
-		return err
-	}
-	// An answer comes after what was in the mailbox before: the delivery reports.
-	if _, err := (&backend{m}).statuses(ctx); err != nil {
-		return err
-	}
-	return m.sockets.caughtUp(ctx) // the gates have sent what shards gave them
-}
-
-// flushTimeout bounds the wait for Kafka at the end: what it has not taken by then is
-// read and done again after the start.
-const flushTimeout = 5 * time.Second
-
-func (m *Member) flush(ctx context.Context) error {
-	producer := m.committer.producer
-	if n := producer.Len(); n > 0 && !producer.Reachable() {
-		m.log.Warn("Kafka is not reachable: outcomes that it does not have are made again after the start", zap.Int("outcomes", n))
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
-	defer cancel()
-	return producer.Flush(ctx)
-}
-
-// closeProducer does not wait for a Kafka that is away; flush has said what that means.
-func (m *Member) closeProducer(ctx context.Context) error {
-	if m.committer.producer.Reachable() {
-		return m.committer.producer.Close(ctx)
-	}
-	ended, cancel := context.WithCancel(ctx)
-	cancel()
-	if err := m.committer.producer.Close(ended); !errors.Is(err, context.Canceled) {
-		return err
-	}
-	return nil
 }
 
 func nowMs() int64 { return time.Now().UnixMilli() }

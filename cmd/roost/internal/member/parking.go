@@ -2,6 +2,7 @@ package member
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"github.com/roost-server/roost/actors"
 	"github.com/roost-server/roost/actors/gate"
@@ -15,11 +16,12 @@ const (
 )
 
 // parking is the gates' way to the shards. Nodes are back after a restart before
-// Kafka has assigned the partitions, and send what their outboxes hold once in a
-// session; so results for a shard that is not here wait for it. Registrations do not:
-// a shard that starts asks for them.
+// Kafka has assigned the partitions and their shards are rebuilt, and send what their
+// outboxes hold once in a session; so results for a shard that is not ready wait for
+// it. Registrations do not: a shard that is ready asks for them.
 type parking struct {
-	send func(shard uint32, b *actors.FromGate) bool // false: not here, and b is still the caller's
+	deliver func(shard uint32, b *actors.FromGate) bool // false: not here, and b is still the caller's
+	ready   []atomic.Bool                               // by shard
 
 	mu      sync.Mutex
 	waiting map[uint32][]*actors.FromGate
@@ -29,8 +31,15 @@ type parking struct {
 
 var _ gate.Shards = (*parking)(nil)
 
-func newParking(send func(shard uint32, b *actors.FromGate) bool) *parking {
-	return &parking{send: send, waiting: map[uint32][]*actors.FromGate{}}
+func newParking(partitions int, deliver func(shard uint32, b *actors.FromGate) bool) *parking {
+	return &parking{deliver: deliver, ready: make([]atomic.Bool, partitions), waiting: map[uint32][]*actors.FromGate{}}
+}
+
+// partitions returns the number of shards there are in the cluster.
+func (p *parking) partitions() int { return len(p.ready) }
+
+func (p *parking) send(shard uint32, b *actors.FromGate) bool {
+	return p.ready[shard].Load() && p.deliver(shard, b)
 }
 
 // Send implements gate.Shards.
@@ -62,19 +71,28 @@ func (p *parking) Send(shard uint32, b *actors.FromGate) bool {
 	return true
 }
 
-// Arrived hands a shard that has just started what waits for it.
-func (p *parking) Arrived(shard uint32) {
+// Open lets a shard have what waits for it, and from now on everything at once, when
+// tell returns true: that tells the shard that it is ready, so nothing comes before.
+func (p *parking) Open(shard uint32, tell func() bool) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if !tell() {
+		return false
+	}
+	p.ready[shard].Store(true)
 	for _, b := range p.waiting[shard] {
 		p.results -= len(b.Results)
 		p.bytes -= resultBytes(b)
-		if !p.send(shard, b) {
+		if !p.deliver(shard, b) {
 			b.Release() // gone again
 		}
 	}
 	delete(p.waiting, shard)
+	return true
 }
+
+// Close has results wait again.
+func (p *parking) Close(shard uint32) { p.ready[shard].Store(false) }
 
 func resultBytes(b *actors.FromGate) (n int) {
 	for i := range b.Results {

@@ -34,9 +34,12 @@ func (s *shards) send(shard uint32, b *actors.FromGate) bool {
 	return true
 }
 
+func told() bool { return true }
+
 func TestParkingPassesThrough(t *testing.T) {
 	s := &shards{here: map[uint32]bool{1: true}}
-	p := newParking(s.send)
+	p := newParking(4, s.send)
+	require.True(t, p.Open(1, told))
 	require.True(t, p.Send(1, batch("a", []byte("x"))))
 	require.Equal(t, []string{"1/3 n a/2 x, 1 registrations"}, s.got)
 	require.Zero(t, p.results)
@@ -44,7 +47,7 @@ func TestParkingPassesThrough(t *testing.T) {
 
 func TestParkingKeepsResultsOfAbsentShards(t *testing.T) {
 	s := &shards{here: map[uint32]bool{}}
-	p := newParking(s.send)
+	p := newParking(4, s.send)
 	require.True(t, p.Send(1, batch("a", []byte("x"))))
 	require.True(t, p.Send(2, batch("b", []byte("y"))))
 	require.True(t, p.Send(1, batch("c", []byte("z"))))
@@ -52,13 +55,16 @@ func TestParkingKeepsResultsOfAbsentShards(t *testing.T) {
 	none.Results = none.Results[:0]
 	require.False(t, p.Send(1, none), "only results wait")
 	s.here[1] = true
-	p.Arrived(1)
-	require.Equal(t, []string{"1/3 n a/2 x, 0 registrations", "1/3 n c/2 z, 0 registrations"}, s.got)
+	require.True(t, p.Send(1, batch("e", nil)), "it is here and not rebuilt: this waits too")
+	require.False(t, p.Open(1, func() bool { return false }), "that life of it is over")
+	require.Empty(t, s.got)
+	require.True(t, p.Open(1, told))
+	require.Equal(t, []string{"1/3 n a/2 x, 0 registrations", "1/3 n c/2 z, 0 registrations", "1/3 n e/2 , 0 registrations"}, s.got)
 	require.Equal(t, 1, p.results)
-	p.Arrived(1)
-	require.Len(t, s.got, 2, "handed over twice")
-	p.Arrived(2) // gone again
-	require.Len(t, s.got, 2)
+	require.True(t, p.Open(1, told))
+	require.Len(t, s.got, 3, "handed over twice")
+	require.True(t, p.Open(2, told)) // gone again
+	require.Len(t, s.got, 3)
 	require.Zero(t, p.results)
 	require.Zero(t, p.bytes)
 	require.Empty(t, p.waiting)
@@ -66,7 +72,7 @@ func TestParkingKeepsResultsOfAbsentShards(t *testing.T) {
 
 func TestParkingIsBounded(t *testing.T) {
 	s := &shards{here: map[uint32]bool{}}
-	p := newParking(s.send)
+	p := newParking(4, s.send)
 	output := make([]byte, 1<<20)
 	n := 0
 	for p.Send(1, batch("a", output)) {
@@ -79,8 +85,19 @@ func TestParkingIsBounded(t *testing.T) {
 	}
 	require.Equal(t, parkedResults, p.results)
 	s.here[1], s.here[2] = true, true
-	p.Arrived(1)
-	p.Arrived(2)
+	p.Open(1, told)
+	p.Open(2, told)
 	require.Len(t, s.got, parkedResults)
 	require.Zero(t, p.bytes)
+}
+
+func TestParkingKeepsResultsOfAShardThatIsRebuiltAgain(t *testing.T) {
+	s := &shards{here: map[uint32]bool{1: true}}
+	p := newParking(4, s.send)
+	require.True(t, p.Open(1, told))
+	p.Close(1)
+	require.True(t, p.Send(1, batch("a", nil)))
+	require.Empty(t, s.got)
+	require.True(t, p.Open(1, told))
+	require.Len(t, s.got, 1)
 }

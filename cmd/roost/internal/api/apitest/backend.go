@@ -45,6 +45,9 @@ type Backend struct {
 	handler   Handler
 	down      error
 	notReady  error
+	stubborn  map[string]bool // nodes that do not give up a cancelled job
+	ended     map[string]bool // ids of jobs whose details are gone
+	rebuilds  []api.RebuildingView
 	offset    int64
 	outcomes  map[string]uint64
 	registry  *prometheus.Registry
@@ -55,6 +58,9 @@ type job struct {
 	record  *record.Job
 	view    api.JobView
 	targets []string // "" where no node was found
+	given   map[string]bool
+	ended   map[int]int      // index of the assignment to that of its result
+	open    map[string][]int // indices of the assignments that have not ended, by node
 	atMs    int64
 }
 
@@ -62,7 +68,7 @@ type job struct {
 func New(handler Handler, nodes ...api.NodeView) *Backend {
 	b := &Backend{
 		nodes: map[string]api.NodeView{}, jobs: map[string]*job{}, followers: map[string][]*follower{},
-		handler: handler, outcomes: map[string]uint64{}, registry: prometheus.NewRegistry(),
+		handler: handler, outcomes: map[string]uint64{}, stubborn: map[string]bool{}, ended: map[string]bool{}, registry: prometheus.NewRegistry(),
 		submitted: prometheus.NewCounter(prometheus.CounterOpts{Name: "roost_api_jobs_total", Help: "Jobs submitted."}),
 	}
 	b.registry.MustRegister(b.submitted)
@@ -86,6 +92,64 @@ func (b *Backend) SetNotReady(err error) {
 	b.notReady = err
 }
 
+// SetRebuilding makes the member rebuild these shards: what it does not know may be in them. None ends
+// that.
+func (b *Backend) SetRebuilding(shards ...api.RebuildingView) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.rebuilds = shards
+}
+
+// SetStubborn makes a node keep the jobs that are cancelled from now on.
+func (b *Backend) SetStubborn(node string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.stubborn[node] = true
+}
+
+// Forget drops the details of a job that has ended.
+func (b *Backend) Forget(id string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.jobs, id)
+	b.order = slices.DeleteFunc(b.order, func(other string) bool { return other == id })
+	b.ended[id] = true
+}
+
+// find returns a job or the error that says why not.
+func (b *Backend) find(id string) (*job, error) {
+	e, ok := b.jobs[id]
+	switch {
+	case b.down != nil:
+		return nil, b.down
+	case ok:
+		return e, nil
+	case b.ended[id]:
+		return nil, gone(id)
+	}
+	return nil, b.unknown()
+}
+
+func gone(id string) error {
+	return fmt.Errorf("%q has %w; its outcomes are in the topic roost.results", id, api.ErrEnded)
+}
+
+// unknown is the error of what is not there.
+func (b *Backend) unknown() error {
+	if len(b.rebuilds) > 0 {
+		return &api.Rebuilding{Shards: slices.Clone(b.rebuilds)}
+	}
+	return api.ErrNotFound
+}
+
+func (b *Backend) rebuilding() []int32 {
+	var out []int32
+	for _, r := range b.rebuilds {
+		out = append(out, r.Partition)
+	}
+	return out
+}
+
 // Submit implements [api.Backend].
 func (b *Backend) Submit(_ context.Context, j *record.Job) error {
 	b.mu.Lock()
@@ -93,15 +157,25 @@ func (b *Backend) Submit(_ context.Context, j *record.Job) error {
 	if b.down != nil {
 		return b.down
 	}
-	if _, dup := b.jobs[j.ID]; dup {
-		return fmt.Errorf("%w: the id is used already", api.ErrInvalid)
+	if e, dup := b.jobs[j.ID]; dup {
+		return &api.Duplicate{Job: e.view}
+	}
+	if b.ended[j.ID] {
+		return &api.Duplicate{Job: api.JobView{ID: j.ID, State: api.StateDone}}
 	}
 	b.offset++
 	b.submitted.Inc()
-	e := &job{record: j, targets: b.choose(&j.Target), atMs: time.Now().UnixMilli()}
+	e := &job{record: j, targets: b.choose(&j.Target), given: map[string]bool{}, ended: map[int]int{}, open: map[string][]int{}, atMs: time.Now().UnixMilli()}
+	for i, node := range e.targets {
+		e.open[node] = append(e.open[node], i)
+	}
 	e.view = api.JobView{
 		ID: j.ID, Kind: j.Kind, Tenant: j.Tenant, State: api.StateWaiting, Targets: len(e.targets), Outcomes: map[string]int{},
 		SubmittedMs: e.atMs, Partition: record.Partition(j.Key(), Partitions), Offset: b.offset,
+		DeadlineMs: j.DeadlineMs, NotBeforeMs: j.NotBeforeMs, AttemptsMax: j.Attempts, Priority: j.Priority,
+	}
+	if j.DeadlineMs == 0 {
+		e.view.DeadlineMs = e.atMs + j.TTL.Milliseconds()
 	}
 	b.jobs[j.ID] = e
 	b.order = append(b.order, j.ID)
@@ -110,6 +184,49 @@ func (b *Backend) Submit(_ context.Context, j *record.Job) error {
 		b.deliver(e, id)
 	}
 	return nil
+}
+
+// Cancel implements [api.Backend]. The assignments of stubborn nodes stay open.
+func (b *Backend) Cancel(_ context.Context, id, reason string) (api.JobView, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	e, err := b.find(id)
+	if err != nil {
+		return api.JobView{}, err
+	}
+	if e.view.State == api.StateDone {
+		return api.JobView{}, fmt.Errorf("%q has %w", id, api.ErrEnded)
+	}
+	v := e.shown()
+	for i, node := range e.targets {
+		if e.result(i) == nil && !b.stubborn[node] {
+			b.end(e, node, Run{Outcome: protocol.OutcomeCancelled, Error: reason})
+		}
+	}
+	return v, nil
+}
+
+// result returns what was recorded of the assignment at index i.
+func (e *job) result(i int) *api.ResultView {
+	if at, ok := e.ended[i]; ok {
+		return &e.view.Results[at]
+	}
+	return nil
+}
+
+// shown is the view with assignments.
+func (e *job) shown() api.JobView {
+	v := e.view
+	for i, node := range e.targets {
+		a := api.AssignmentView{Index: uint32(i), Node: node, State: api.StateWaiting}
+		if r := e.result(i); r != nil {
+			a.State, a.Outcome, a.Attempt = api.StateDone, r.Outcome, r.Attempt
+		} else if e.given[node] {
+			a.State, a.Attempt = api.StateRunning, 1
+		}
+		v.Assignments = append(v.Assignments, a)
+	}
+	return v
 }
 
 // choose returns the assignments of a target, in the order of node ids.
@@ -152,6 +269,7 @@ func (b *Backend) deliver(e *job, id string) {
 	case !ok:
 		return // it waits for the node
 	}
+	e.given[id] = true
 	if e.view.State == api.StateWaiting {
 		e.view.State = api.StateRunning
 		b.publishState(e)
@@ -171,8 +289,8 @@ func (b *Backend) Record(jobID, node string, run Run) error {
 	if !ok {
 		return fmt.Errorf("job %s: %w", jobID, api.ErrNotFound)
 	}
-	if !slices.Contains(e.targets, node) {
-		return fmt.Errorf("job %s has no assignment for %q", jobID, node)
+	if len(e.open[node]) == 0 {
+		return fmt.Errorf("job %s has no open assignment for %q", jobID, node)
 	}
 	b.end(e, node, run)
 	return nil
@@ -192,6 +310,10 @@ func (b *Backend) end(e *job, node string, run Run) {
 		Job: e.view.ID, Node: node, Outcome: run.Outcome.String(), Kind: e.view.Kind, Error: run.Error,
 		DurationMs: float64(run.Duration.Microseconds()) / 1000, TimeMs: time.Now().UnixMilli(), Member: "test",
 	}
+	i := e.open[node][0]
+	e.open[node] = e.open[node][1:]
+	e.ended[i] = len(e.view.Results)
+	r.Index = uint32(i)
 	if run.Outcome <= protocol.OutcomeCancelled {
 		r.Attempt = 1
 	}
@@ -236,31 +358,28 @@ func (b *Backend) publish(id string, ev api.Event) {
 func (b *Backend) Job(_ context.Context, id string) (api.JobView, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.down != nil {
-		return api.JobView{}, b.down
+	e, err := b.find(id)
+	if err != nil {
+		return api.JobView{}, err
 	}
-	e, ok := b.jobs[id]
-	if !ok {
-		return api.JobView{}, api.ErrNotFound
-	}
-	return e.view, nil
+	return e.shown(), nil
 }
 
 // Jobs implements [api.Backend].
-func (b *Backend) Jobs(_ context.Context, f api.JobFilter) ([]api.JobView, error) {
+func (b *Backend) Jobs(_ context.Context, f api.JobFilter) (api.JobList, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.down != nil {
-		return nil, b.down
+		return api.JobList{}, b.down
 	}
-	var out []api.JobView
+	out := api.JobList{Rebuilding: b.rebuilding()}
 	for _, id := range slices.Backward(b.order) {
 		e := b.jobs[id]
 		if f.State != "" && e.view.State != f.State || f.Tenant != "" && e.view.Tenant != f.Tenant ||
-			f.Node != "" && !slices.Contains(e.targets, f.Node) || len(out) == f.Limit {
+			f.Node != "" && !slices.Contains(e.targets, f.Node) || len(out.Jobs) == f.Limit {
 			continue
 		}
-		out = append(out, e.view)
+		out.Jobs = append(out.Jobs, e.view)
 	}
 	return out, nil
 }
@@ -274,7 +393,7 @@ func (b *Backend) Node(_ context.Context, id string) (api.NodeView, error) {
 	}
 	n, ok := b.nodes[id]
 	if !ok {
-		return n, api.ErrNotFound
+		return n, b.unknown()
 	}
 	return n, nil
 }
@@ -290,7 +409,7 @@ func (b *Backend) Nodes(_ context.Context, f api.NodeFilter) (api.NodePage, erro
 	if f.Cursor != "" && !ok {
 		return api.NodePage{}, fmt.Errorf("%w: cursor %q is not one of ours", api.ErrInvalid, f.Cursor)
 	}
-	var page api.NodePage
+	page := api.NodePage{Rebuilding: b.rebuilding()}
 	for _, id := range b.ids() {
 		n := b.nodes[id]
 		if !fits(&n, &f) {
@@ -315,6 +434,20 @@ func fits(n *api.NodeView, f *api.NodeFilter) bool {
 		strings.HasPrefix(n.ID, f.Prefix)
 }
 
+// Watermarks implements [api.Backend]: of partition 5, and of those that are being rebuilt.
+func (b *Backend) Watermarks(context.Context) ([]api.WatermarkView, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.down != nil {
+		return nil, b.down
+	}
+	out := []api.WatermarkView{{Partition: 5, Offset: 40, JobMs: 1_700_000_000_000, Pending: 1, Committed: 41}}
+	for _, r := range b.rebuilds {
+		out = append(out, api.WatermarkView{Partition: r.Partition, Rebuilding: true})
+	}
+	return out, nil
+}
+
 // Status implements [api.Backend].
 func (b *Backend) Status(context.Context) (api.StatusView, error) {
 	b.mu.Lock()
@@ -324,11 +457,15 @@ func (b *Backend) Status(context.Context) (api.StatusView, error) {
 	}
 	v := api.StatusView{
 		Member: "test", Version: "1.2.3", StartedMs: 1_700_000_000_000, UptimeMs: 93_784_000, Nodes: len(b.nodes),
-		Kafka:       api.KafkaView{Reachable: true, Bootstrap: "127.0.0.1:9092", ClusterID: "abc", Lag: 3},
+		Kafka: api.KafkaView{Reachable: true, Bootstrap: "127.0.0.1:9092", ClusterID: "abc", Lag: 3,
+			Transactions: api.TransactionsView{Committed: 12, Aborted: 1}},
 		Connections: api.ConnectionsView{Open: len(b.nodes), Max: 1000, Refused: 2, Closed: map[string]uint64{"bye": 4}},
 		Gates:       []api.GateView{{Loop: 0, Sessions: len(b.nodes)}, {Loop: 1, Restarts: 1, Reason: "panic"}},
-		Shards:      []api.ShardView{{Partition: 5, Pending: 1, Delivered: 1, Committed: 41, Highest: 42}},
+		Shards:      []api.ShardView{{Partition: 5, Pending: 1, Delivered: 1, Committed: 41, Highest: 42, Watermark: 40, WatermarkMs: 1_700_000_000_000, Uncommitted: 2}},
 		Members:     []api.MemberView{{Name: "test", State: "serving", Nodes: len(b.nodes)}},
+	}
+	for _, r := range b.rebuilds {
+		v.Shards = append(v.Shards, api.ShardView{Partition: r.Partition, Rebuilding: true, Restored: r.Restored})
 	}
 	v.Jobs = api.JobTotals{Accepted: uint64(len(b.jobs)), Outcomes: map[string]uint64{}}
 	for k, n := range b.outcomes {

@@ -74,6 +74,9 @@ func (b *Backend) Follow(ctx context.Context, id string) (<-chan api.Event, erro
 	if b.down != nil {
 		return nil, b.down
 	}
+	if b.ended[id] {
+		return nil, gone(id)
+	}
 	f := &follower{ready: make(chan struct{}, 1)}
 	e, known := b.jobs[id]
 	if known {
