@@ -119,7 +119,7 @@ func runJSON(t *testing.T, m *member, url string) {
 	lines := jsonLines(t, r.out)
 	require.Len(t, lines, 3)
 	for _, l := range lines {
-		require.Equal(t, []string{"attempt", "duration_ms", "error", "job", "node", "outcome", "output"}, slices.Sorted(maps.Keys(l)))
+		require.Equal(t, []string{"attempt", "duration_ms", "error", "index", "job", "node", "outcome", "output"}, slices.Sorted(maps.Keys(l)))
 		require.Equal(t, "ok", l["outcome"])
 		require.Equal(t, "", l["error"])
 		require.EqualValues(t, 1, l["attempt"])
@@ -205,17 +205,19 @@ func TestDevKeepsData(t *testing.T) {
 		}
 		return n
 	}
-	eventually(t, patience, text("offsets are not committed"), func() bool { return sum() == jobs })
+	eventually(t, patience, text("offsets are not committed"), func() bool { return sum() == jobs+1 })
 	m.kill()
 	require.True(t, refused(kafka))
 
 	m, _ = startDev(t, where, "--data", data, "--nodes", "4")
 	m.awaitReady()
-	require.EqualValues(t, jobs, sum())
+	require.EqualValues(t, jobs+1, sum())
 	again := c.read("results")
 	require.Equal(t, "ok", again.result("waiting")["outcome"], "the job that waited for its node")
-	again.awaitDistinct(jobs+1, patience)
-	require.EqualValues(t, 1, m.metric("roost_jobs_total"), "finished jobs were read again")
+	again.await(jobs+1, patience)
+	again.once(jobs + 1)
+	require.Zero(t, m.metric("roost_jobs_total"), "finished jobs were read again")
+	require.EqualValues(t, 1, m.metric("roost_shard_restored_jobs"), "the one that waited is in the state")
 	require.EqualValues(t, jobs+1, hits.Load())
 	m.stop(interrupt)
 

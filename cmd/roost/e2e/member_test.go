@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -120,13 +121,62 @@ func (m *member) getText(path string) (status int, body []byte) {
 // submit sends a job to the API and returns the status of the answer.
 func (m *member) submit(job map[string]any) (status int, header http.Header) {
 	m.t.Helper()
-	b, err := json.Marshal(job)
+	status, header, _ = m.request(http.MethodPost, "/v1/jobs", job)
+	return status, header
+}
+
+// request asks the API, with a body as JSON unless it is nil.
+func (m *member) request(method, path string, body any) (status int, header http.Header, answer []byte) {
+	m.t.Helper()
+	var in io.Reader
+	if body != nil {
+		b, err := json.Marshal(body)
+		require.NoError(m.t, err)
+		in = bytes.NewReader(b)
+	}
+	req, err := http.NewRequest(method, m.api+path, in)
 	require.NoError(m.t, err)
-	resp, err := web.Post(m.api+"/v1/jobs", "application/json", strings.NewReader(string(b)))
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := web.Do(req)
 	require.NoError(m.t, err)
 	defer resp.Body.Close()
-	_, _ = io.Copy(io.Discard, resp.Body)
-	return resp.StatusCode, resp.Header
+	answer, err = io.ReadAll(resp.Body)
+	require.NoError(m.t, err)
+	return resp.StatusCode, resp.Header, answer
+}
+
+func decode(t testing.TB, body []byte, v any) {
+	t.Helper()
+	require.NoError(t, json.Unmarshal(body, v), "%s", body)
+}
+
+// jobView is a job as the API shows it.
+type jobView struct {
+	ID          string         `json:"id"`
+	State       string         `json:"state"`
+	Outcomes    map[string]int `json:"outcomes"`
+	Duplicate   bool           `json:"duplicate"`
+	Partition   int32          `json:"partition"`
+	Offset      int64          `json:"offset"`
+	Assignments []struct {
+		Index   int    `json:"index"`
+		Node    string `json:"node"`
+		State   string `json:"state"`
+		Attempt int    `json:"attempt"`
+		Outcome string `json:"outcome"`
+	} `json:"assignments"`
+}
+
+// awaitState waits until a job is in a state.
+func (m *member) awaitState(id, state string) (v jobView) {
+	m.t.Helper()
+	eventually(m.t, patience, func() string { return fmt.Sprintf("job %s is not %s: %+v", id, state, v) }, func() bool {
+		v = jobView{}
+		return m.get("/v1/jobs/"+id, &v) == http.StatusOK && v.State == state
+	})
+	return v
 }
 
 // metric returns the sum of a metric's series whose labels contain all of those given,

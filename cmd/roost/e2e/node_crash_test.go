@@ -39,7 +39,7 @@ func (s *slowTarget) awaitHits(t *testing.T, n int64) {
 }
 
 // TestNodeKilled kills a node in the middle of its jobs: one is tried again when the
-// node is back, the other has no attempts left.
+// node is back, one has no attempts left, and one that any node may do goes to another.
 func TestNodeKilled(t *testing.T) {
 	t.Parallel()
 	b := startBroker(t, t.TempDir()+"/data", "127.0.0.1:0")
@@ -52,10 +52,16 @@ func TestNodeKilled(t *testing.T) {
 	p.send(
 		p.json(job("twice", "fragile", "http", args, "attempts", 2)),
 		p.json(job("only-once", "fragile", "http", args, "attempts", 1, "timeout_ms", 3000)),
+		p.json(job("by-any", "", "http", args, "attempts", 2, "timeout_ms", 3000, "target", map[string]any{"select": map[string]any{}})),
 	)
-	target.awaitHits(t, 2)
+	target.awaitHits(t, 3)
+	startNode(t, m, "spare")
 	node.kill()
 	close(target.answer)
+	other := results.outcome("by-any")
+	require.Equal(t, "ok", other.Outcome, "%+v", other)
+	require.Equal(t, "spare", other.Node)
+	require.Equal(t, 2, other.Attempt)
 	startNode(t, m, "fragile")
 	r := results.result("twice")
 	require.Equal(t, "ok", r["outcome"], "%v", r)
@@ -63,8 +69,9 @@ func TestNodeKilled(t *testing.T) {
 	r = results.result("only-once")
 	require.Equal(t, "lost", r["outcome"], "%v", r)
 	require.EqualValues(t, 1, r["attempt"])
-	require.EqualValues(t, 3, target.hits.Load())
+	require.EqualValues(t, 5, target.hits.Load())
 	m.stop(interrupt)
+	results.once(3)
 }
 
 // TestOutbox kills the member while a job runs, and the node after it has finished:
@@ -100,4 +107,5 @@ func TestOutbox(t *testing.T) {
 	require.EqualValues(t, 1, r["attempt"])
 	require.EqualValues(t, 1, target.hits.Load(), "the job ran again")
 	m.stop(interrupt)
+	results.once(1)
 }

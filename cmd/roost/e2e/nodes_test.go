@@ -28,7 +28,7 @@ type fleet struct {
 	t testing.TB
 
 	mu           sync.Mutex
-	runs         map[string]int // handlers begun, by job
+	runs         map[string]int // handlers begun, by job and node
 	clients      []*roost.Client
 	disconnected int
 	hold         chan struct{} // handlers wait until it is closed; may be nil
@@ -37,14 +37,20 @@ type fleet struct {
 // node starts one more node, which ends with the test at the latest.
 func (f *fleet) node(id string, pace time.Duration, servers ...string) (ended <-chan error, stop func()) {
 	f.t.Helper()
-	c, err := roost.New(roost.Config{Servers: servers, NodeID: id, Concurrency: 8, DrainTimeout: time.Second, OnEvent: f.event})
+	return f.nodeWith(protocol.Attributes{}, id, pace, servers...)
+}
+
+// nodeWith starts a node that says of itself where and what it is.
+func (f *fleet) nodeWith(at protocol.Attributes, id string, pace time.Duration, servers ...string) (ended <-chan error, stop func()) {
+	f.t.Helper()
+	c, err := roost.New(roost.Config{Servers: servers, NodeID: id, Attributes: at, Concurrency: 8, DrainTimeout: time.Second, OnEvent: f.event})
 	require.NoError(f.t, err)
 	f.mu.Lock()
 	f.clients = append(f.clients, c)
 	f.mu.Unlock()
 	c.Handle(echoKind, func(ctx context.Context, j roost.Job) (roost.Result, error) {
 		f.mu.Lock()
-		f.runs[j.ID]++
+		f.runs[j.ID+" on "+id]++
 		hold := f.hold
 		f.mu.Unlock()
 		wait := time.NewTimer(pace)
@@ -113,8 +119,8 @@ func (f *fleet) awaitDrained() {
 	})
 }
 
-// ran tells how many jobs were begun, and how many of them more than once.
-func (f *fleet) ran() (jobs, again int) {
+// ran tells how many assignments were begun, and how many of them more than once.
+func (f *fleet) ran() (assignments, again int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, n := range f.runs {

@@ -157,9 +157,23 @@ func (p *process) wait() int {
 	select {
 	case <-p.done:
 	case <-time.After(patience):
+		p.brief = false
+		p.dump()
 		require.FailNow(p.t, p.name+" does not end")
 	}
 	return p.code
+}
+
+// dump has the process write its goroutines and end, and logs them: what it says of
+// itself is cut otherwise.
+func (p *process) dump() {
+	p.t.Helper()
+	_ = p.cmd.Process.Signal(syscall.SIGQUIT)
+	select {
+	case <-p.done:
+	case <-time.After(5 * time.Second):
+	}
+	p.t.Logf("%s does not end; its goroutines:\n%s", p.name, p.err.String())
 }
 
 // kill is SIGKILL.

@@ -76,18 +76,22 @@ func job(id, node, kind string, args any, more ...any) map[string]any {
 
 // reader collects all records of a topic.
 type reader struct {
-	t    testing.TB
-	mu   sync.Mutex
-	all  []*kgo.Record
-	keys map[string]int // how often each key came
+	t     testing.TB
+	c     *cluster
+	topic string
+	mu    sync.Mutex
+	all   []*kgo.Record
+	keys  map[string]int  // how often each key came
+	next  map[int32]int64 // offset after what was read, markers of transactions included
 }
 
-// read begins to read a topic from its start.
+// read begins to read what is committed of a topic, from its start.
 func (c *cluster) read(topic string) *reader {
 	c.t.Helper()
 	cl := c.plainClient(kgo.ConsumeTopics(c.topic(topic)), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords(),
 		kgo.FetchMaxWait(100*time.Millisecond), kgo.MetadataMinAge(100*time.Millisecond))
-	r := &reader{t: c.t, keys: map[string]int{}}
+	r := &reader{t: c.t, c: c, topic: topic, keys: map[string]int{}, next: map[int32]int64{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() {
@@ -96,6 +100,10 @@ func (c *cluster) read(topic string) *reader {
 			f := cl.PollFetches(ctx)
 			r.mu.Lock()
 			f.EachRecord(func(rec *kgo.Record) {
+				r.next[rec.Partition] = rec.Offset + 1
+				if rec.Attrs.IsControl() {
+					return
+				}
 				r.all = append(r.all, rec)
 				r.keys[string(rec.Key)]++
 			})
@@ -125,6 +133,14 @@ func (r *reader) awaitDistinct(n int, limit time.Duration) {
 	r.t.Helper()
 	eventually(r.t, limit, func() string { return fmt.Sprintf("%d of %d keys have a record", r.distinct(), n) }, func() bool {
 		return r.distinct() >= n
+	})
+}
+
+// await waits for so many records.
+func (r *reader) await(n int, limit time.Duration) {
+	r.t.Helper()
+	eventually(r.t, limit, func() string { return fmt.Sprintf("%d of %d records in %s", r.count(), n, r.topic) }, func() bool {
+		return r.count() >= n
 	})
 }
 
@@ -192,25 +208,10 @@ func (c *cluster) committedOf(partitions int32) map[int32]int64 {
 	return out
 }
 
-// requireLedger checks the contract for records sent and results read: what lies
-// before a committed offset has its outcome in the results topic.
-func (c *cluster) requireLedger(sent []*kgo.Record, ids func(*kgo.Record) string, results *reader) {
-	c.t.Helper()
-	committed := c.committed()
-	for _, r := range sent {
-		if r.Offset < committed[r.Partition] {
-			results.of(ids(r))
-		}
-	}
-}
-
 // requireAllCommitted waits until the group's offsets are after all records sent.
 func (c *cluster) requireAllCommitted(sent []*kgo.Record) {
 	c.t.Helper()
-	want := map[int32]int64{}
-	for _, r := range sent {
-		want[r.Partition] = max(want[r.Partition], r.Offset+1)
-	}
+	want := ends(sent)
 	var got map[int32]int64
 	eventually(c.t, patience, func() string { return fmt.Sprintf("committed are %v, not %v", got, want) }, func() bool {
 		got = c.committed()

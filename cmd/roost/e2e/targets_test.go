@@ -61,6 +61,7 @@ func TestTargets(t *testing.T) {
 		})
 		t.Run("result of an unknown job", func(t *testing.T) { unknownResult(t, m, stranger) })
 		m.stop(interrupt)
+		results.once(8)
 	})
 }
 
