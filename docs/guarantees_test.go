@@ -14,7 +14,7 @@ import (
 
 var (
 	namedTest   = regexp.MustCompile("`(Test[A-Z0-9]\\w*)`")
-	namedMetric = regexp.MustCompile("\\b(roost_[a-z0-9_]+)\\b")
+	namedMetric = regexp.MustCompile(`\b(roost_[a-z0-9_]+)\b`)
 	testFunc    = regexp.MustCompile(`(?m)^func (Test[A-Z0-9]\w*)\(`)
 )
 

@@ -255,6 +255,7 @@ func (a *Actor) batch(gate uint32) *actors.ToGate {
 // feed pauses the partition while the shard has enough.
 func (a *Actor) feed() {
 	switch {
+	case a.core.Rebuilding(): // nothing is fed yet
 	case !a.paused && a.core.Overfull():
 		a.paused = true
 		a.deps.Feed.Pause(int32(a.cfg.Partition))

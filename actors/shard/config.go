@@ -33,6 +33,9 @@ type Config struct {
 	// that may still come: after a restart nodes are faster than Kafka.
 	EarlyMs int64
 
+	// MaxJobBytes is the largest job record, as msgpack, that is taken: it has to fit into
+	// a record of the state topic, with some more, whoever produced it.
+	MaxJobBytes int
 	// MaxPending is the number of jobs without all their outcomes committed, and
 	// MaxPendingBytes their memory, above which the shard asks to be fed no more.
 	MaxPending      int
@@ -57,7 +60,8 @@ func DefaultConfig() Config {
 	return Config{
 		GraceMs: 2_000, RetryMs: 500, MaxBackoffMs: 300_000, SelectMs: 250, ChooseMs: 5_000, SilentMs: 60_000,
 		LocateMs: 10_000, MaxLocateMs: 320_000, EarlyMs: 30_000,
-		MaxPending: 1_000_000, MaxPendingBytes: 512 << 20, MaxUncommitted: 100_000, MaxUncommittedBytes: 64 << 20, MaxFresh: 32_768,
+		MaxJobBytes: 960_000,
+		MaxPending:  1_000_000, MaxPendingBytes: 512 << 20, MaxUncommitted: 100_000, MaxUncommittedBytes: 64 << 20, MaxFresh: 32_768,
 		YoungMs: 1_000, ProgressMs: 500,
 	}
 }

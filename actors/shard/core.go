@@ -78,6 +78,9 @@ func (c *Core) record(r *actors.Record) {
 	c.nextOffset, c.newestMs = r.Offset+1, r.TimestampMs
 	c.stats.Jobs++
 	rec, raw, err := parse(r)
+	if err == nil && len(raw) > c.cfg.MaxJobBytes {
+		err = fmt.Errorf("the record has %d bytes as msgpack; at most %d are allowed", len(raw), c.cfg.MaxJobBytes)
+	}
 	switch {
 	case err != nil:
 		c.stats.Invalid++
@@ -166,6 +169,7 @@ func (c *Core) cancel(r *actors.Record, rec *record.Job) {
 		fallthrough
 	case j.left == 0:
 		c.stats.Overdue++
+		c.books.barrier = max(c.books.barrier, r.Offset+1)
 		return
 	}
 	c.stats.Cancels++

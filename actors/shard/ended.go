@@ -16,10 +16,21 @@ const (
 	endedMost    = endedSlots * slotSize
 )
 
+// entryOf is an entry of ended's table: the place in the ring plus one, and beside it
+// as much of the hash as there is room for; 0 is empty.
+type entryOf uint64
+
+func entryAt(at uint32, h idHash) entryOf { return entryOf(h.hi>>32<<32 | uint64(at+1)) }
+
+func (x entryOf) at() uint32 { return uint32(x) - 1 }
+
+// maybe reports whether the entry may be of a hash.
+func (x entryOf) maybe(h idHash) bool { return uint32(x>>32) == uint32(h.hi>>32) }
+
 // ended remembers which jobs ended lately.
 type ended struct {
 	ring  []endedJob // job number n is at n % endedMost; grows until then
-	table []uint32   // hash table with linear probing; of places in ring, plus one
+	table []entryOf  // hash table with linear probing
 	count int        // in table
 	next  uint64     // the number of the next job
 	saved uint64     // jobs before this number are in the state topic, as of the last cut
@@ -54,7 +65,10 @@ func (e *ended) find(h idHash) (offset int64, ok bool) {
 		return 0, false
 	}
 	for i := e.home(h); e.table[i] != 0; i = e.after(i) {
-		if x := &e.ring[e.table[i]-1]; x.hash == h {
+		if !e.table[i].maybe(h) {
+			continue
+		}
+		if x := &e.ring[e.table[i].at()]; x.hash == h {
 			return x.offset, true
 		}
 	}
@@ -66,19 +80,20 @@ func (e *ended) after(i uint32) uint32           { return (i + 1) & uint32(len(e
 func (e *ended) distance(from, to uint32) uint32 { return (to - from) & uint32(len(e.table)-1) }
 
 func (e *ended) insert(at uint32) {
-	i := e.home(e.ring[at].hash)
+	h := e.ring[at].hash
+	i := e.home(h)
 	for e.table[i] != 0 {
 		i = e.after(i)
 	}
-	e.table[i] = at + 1
+	e.table[i] = entryAt(at, h)
 }
 
 func (e *ended) grow() {
 	old := e.table
-	e.table = make([]uint32, max(64, 2*len(old)))
+	e.table = make([]entryOf, max(64, 2*len(old)))
 	for _, x := range old {
 		if x != 0 {
-			e.insert(x - 1)
+			e.insert(x.at())
 		}
 	}
 }
@@ -86,12 +101,12 @@ func (e *ended) grow() {
 // forget takes a place of the ring out of the table, and moves up what follows.
 func (e *ended) forget(at uint32) {
 	i := e.home(e.ring[at].hash)
-	for e.table[i] != at+1 {
+	for e.table[i].at() != at {
 		i = e.after(i)
 	}
 	e.count--
 	for next := e.after(i); e.table[next] != 0; next = e.after(next) {
-		home := e.home(e.ring[e.table[next]-1].hash)
+		home := e.home(e.ring[e.table[next].at()].hash)
 		if e.distance(home, next) >= e.distance(i, next) {
 			e.table[i] = e.table[next]
 			i = next

@@ -93,13 +93,19 @@ func (c *Core) answer(gate uint32, a *assignment, r *actors.Result) {
 	}
 	c.answered(r.Node, a.is(over))
 	a.gate = gate
-	another := r.Outcome == protocol.OutcomeTimeout || r.Outcome == protocol.OutcomeRefused && replaceable
+	outcome := r.Outcome
+	if outcome == protocol.OutcomeCancelled {
+		// Jobs that somebody cancelled have ended. This attempt was withdrawn because its
+		// time was over, and that was forgotten in a restart.
+		outcome = protocol.OutcomeTimeout
+	}
+	another := outcome == protocol.OutcomeTimeout || outcome == protocol.OutcomeRefused && replaceable
 	if !another || a.attempt >= j.attempts {
-		c.end(a, r.Outcome, "", r)
+		c.end(a, outcome, "", r)
 		return
 	}
 	c.ack(gate, r.Node, j.id, r.Attempt)
-	c.retry(a, r.Outcome, fmt.Sprintf("node %s: %s", a.node, saidWhy(r)))
+	c.retry(a, outcome, fmt.Sprintf("node %s: %s", a.node, saidWhy(r)))
 }
 
 func saidWhy(r *actors.Result) string {

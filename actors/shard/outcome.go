@@ -75,9 +75,15 @@ func noted(text, note string) string {
 	return text + " (" + note + ")"
 }
 
-// DropOutput writes a result again without its output, for one that Kafka refuses as
-// too large. It reports whether there was one to drop.
+// DropOutput makes a record smaller that Kafka refuses as too large: a result is written
+// again without its output, a dead record without its value, of which the headers tell
+// where it lies. It reports whether there was one to drop.
 func (w *Write) DropOutput(cause error) bool {
+	note := "dropped, Kafka refused it: " + cause.Error()
+	if w.Stream == Dead && len(w.Record.Value) > 0 {
+		w.Record.Value, w.Reason = nil, noted(w.Reason, "value "+note)
+		return true
+	}
 	if w.Stream != Results {
 		return false
 	}
@@ -85,7 +91,7 @@ func (w *Write) DropOutput(cause error) bool {
 	if err != nil || len(res.Output) == 0 {
 		return false
 	}
-	res.Output, res.Error = nil, noted(res.Error, "output dropped, Kafka refused it: "+cause.Error())
+	res.Output, res.Error = nil, noted(res.Error, "output "+note)
 	value, err := new(record.ResultWriter).Append(nil, w.Encoding, &res)
 	if err != nil {
 		return false

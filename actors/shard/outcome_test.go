@@ -47,6 +47,26 @@ func TestDropOutput(t *testing.T) {
 	require.False(t, (&Write{Stream: Results, Value: []byte{0xc1}}).DropOutput(errors.New("x")))
 }
 
+// TestAJobThatIsTooLarge for a record of ours is refused, and its dead record made
+// smaller when it is too large as well.
+func TestAJobThatIsTooLarge(t *testing.T) {
+	cfg := DefaultConfig()
+	cfg.MaxJobBytes = 1000
+	c, eff := newCore(cfg)
+	large := record.Job{ID: "a", Target: record.Target{Node: "n"}, Args: append([]byte{0xc5, 4, 0}, make([]byte, 1024)...)}
+	c.Records(t0, []actors.Record{{Offset: 3, TimestampMs: t0, Value: value(t, large)}}, eff)
+	var b Batch
+	require.True(t, c.Cut(t0, &b))
+	w := &b.Writes[0]
+	require.Equal(t, Dead, w.Stream)
+	require.Regexp(t, `^the record has 1\d\d\d bytes as msgpack; at most 1000 are allowed$`, w.Reason)
+	require.True(t, w.DropOutput(errors.New("too large")))
+	require.Nil(t, w.Record.Value)
+	require.Contains(t, w.Reason, "1000 are allowed (value dropped, Kafka refused it: too large)")
+	require.False(t, w.DropOutput(errors.New("too large")))
+	require.Equal(t, uint64(1), c.Stats().Invalid)
+}
+
 // TestAnOutputThatCannotBeWritten is recorded without it.
 func TestAnOutputThatCannotBeWritten(t *testing.T) {
 	w := endedWith(t, record.JSON, actors.Result{Outcome: protocol.OutcomeOK, Output: []byte{0xc1}})

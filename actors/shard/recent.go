@@ -4,6 +4,7 @@ import (
 	"unsafe"
 
 	"github.com/roost-server/roost/protocol"
+	"github.com/roost-server/roost/protocol/record"
 )
 
 // Bounds of what a shard remembers of finished jobs, for queries and for results
@@ -20,6 +21,7 @@ type recent struct {
 	head  int // the oldest
 	count int
 	bytes int
+	texts arena // of the summaries
 }
 
 func newRecent() recent {
@@ -27,7 +29,7 @@ func newRecent() recent {
 }
 
 func (r *recent) add(s *Summary) {
-	s.own()
+	s.own(&r.texts)
 	s.trim(recentBytes / 4)
 	for r.count > 0 && (r.count == recentJobs || r.bytes+s.size() > recentBytes) {
 		old := r.ring[r.head]
@@ -138,8 +140,14 @@ func (s *Summary) detail(j *job) {
 
 // own gives the summary strings of its own: those of a job lie in its record's value,
 // which would stay in memory with them.
-func (s *Summary) own() {
-	all := s.ID + s.Kind + s.Tenant
+func (s *Summary) own(texts *arena) {
+	var buf [protocol.MaxJobIDBytes + protocol.MaxKindBytes + record.MaxTenantBytes]byte
+	b := append(append(append(buf[:0], s.ID...), s.Kind...), s.Tenant...)
+	if len(b) == 0 {
+		return
+	}
+	kept := texts.keep(b)
+	all := unsafe.String(&kept[0], len(kept)) // it is never changed
 	i, k := len(s.ID), len(s.ID)+len(s.Kind)
 	s.ID, s.Kind, s.Tenant = all[:i], all[i:k], all[k:]
 }

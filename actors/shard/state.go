@@ -149,6 +149,7 @@ func (c *Core) appendAssignment(b []byte, a *assignment) []byte {
 		}
 		if tried = a.job.extra.tried[int32(a.index)]; tried != nil {
 			flags |= hasTried
+			tried = tried[max(0, len(tried)-maxTried):]
 		}
 	}
 	if b = append(b, flags); flags&(hasEnded|isLive|isOver) != 0 {
@@ -172,6 +173,10 @@ func (c *Core) appendAssignment(b []byte, a *assignment) []byte {
 	}
 	return b
 }
+
+// maxTried is how many of the nodes that were tried for an assignment survive a restart:
+// a chunk has to fit a record.
+const maxTried = 32
 
 func appendText(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -308,7 +309,20 @@ func (c *committer) failed(ctx context.Context, err error) {
 	default:
 		c.stats.unknown.Add(1)
 		c.log.Warn("a transaction's end is not known: the shards start again from what is committed", zap.Error(err))
+		if tx.Fenced {
+			c.countFenced()
+		}
 		c.startAgain(ctx)
+	}
+}
+
+// countFenced gives up when it happens too often.
+func (c *committer) countFenced() {
+	now := time.Now()
+	c.fenced = append(slices.DeleteFunc(c.fenced, func(t time.Time) bool { return now.Sub(t) >= fencedWindow }), now)
+	if len(c.fenced) > maxFenced {
+		c.giveUp(fmt.Errorf("another client took over our transactional id %d times within %v: does another member have this one's name? "+
+			"Every member needs its own (--name)", len(c.fenced), fencedWindow))
 	}
 }
 
@@ -335,17 +349,6 @@ func (c *committer) shrink(tx *kafka.TxError) {
 // startAgain makes a fresh client, which resolves the former transaction, and has the
 // shards rebuilt.
 func (c *committer) startAgain(ctx context.Context) {
-	now := time.Now()
-	recent := c.fenced[:0]
-	for _, t := range c.fenced {
-		if now.Sub(t) < fencedWindow {
-			recent = append(recent, t)
-		}
-	}
-	if c.fenced = append(recent, now); len(c.fenced) > maxFenced {
-		c.giveUp(fmt.Errorf("transactions failed %d times within %v: does another member have this one's name? Every member needs its own (--name)",
-			len(c.fenced), fencedWindow))
-	}
 	clear(c.held)
 	c.held = c.held[:0]
 	for pause := retryMin; ctx.Err() == nil; pause = min(2*pause, retryMax) {

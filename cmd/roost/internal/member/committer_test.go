@@ -249,7 +249,7 @@ func TestAnUnknownEndRebuildsTheShards(t *testing.T) {
 func TestAMemberWithOurNameIsNoticed(t *testing.T) {
 	b := newBench(1)
 	for range maxFenced + 1 {
-		b.answers = append(b.answers, &kafka.TxError{Outcome: kafka.TxUnknown, Err: errors.New("fenced")})
+		b.answers = append(b.answers, &kafka.TxError{Outcome: kafka.TxUnknown, Fenced: true, Err: errors.New("fenced")})
 	}
 	b.while(t, func() {
 		for range maxFenced + 1 {

@@ -52,7 +52,7 @@ func (l *ledger) start(ctx context.Context, m *Member) error {
 		return err
 	}
 	router := m.tree.Router()
-	l.source = &source{tree: m.tree, giveUp: m.fail, log: m.log.Named("source"), flows: map[int32]*flow{}, strangers: map[int32]bool{},
+	l.source = &source{tree: m.tree, giveUp: m.fail, log: m.log.Named("source"), flows: map[int32]*flow{},
 		parking: newParking(m.info.Partitions, func(shard uint32, b *actors.FromGate) bool { return router.ToShard(shard, b) })}
 	l.committer = &committer{tx: l.transactor, topics: m.cfg.Topics, shards: router, source: l.source,
 		interval: m.cfg.CommitInterval, outcomes: m.cfg.CommitOutcomes, log: m.log.Named("committer"), giveUp: m.fail,

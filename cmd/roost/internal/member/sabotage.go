@@ -10,10 +10,10 @@ import (
 	"github.com/roost-server/roost/transport/kafka"
 )
 
-// sabotage breaks the committer on purpose, as ROOST_SABOTAGE says, so that a test can
+// sabotage breaks the committer on purpose, as SABOTAGE says, so that a test can
 // see that the checker of the chaos run finds it. No other build has it.
 func sabotage(c *committer, group string) {
-	switch os.Getenv("ROOST_SABOTAGE") {
+	switch os.Getenv("SABOTAGE") {
 	case "offsets-first":
 		c.tx = offsetsFirst{c.tx}
 	case "no-fencing":

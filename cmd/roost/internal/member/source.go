@@ -28,11 +28,10 @@ type source struct {
 	parking  *parking // of what gates have for shards that are not here yet
 	log      *zap.Logger
 
-	mu        sync.Mutex
-	flows     map[int32]*flow // by assigned partition
-	epoch     uint64          // of the newest life of any shard
-	held      bool            // the member stops: nothing more is read
-	strangers map[int32]bool  // assigned partitions that this member does not know
+	mu    sync.Mutex
+	flows map[int32]*flow // by assigned partition
+	epoch uint64          // of the newest life of any shard
+	held  bool            // the member stops: nothing more is read
 }
 
 // flow is what holds for an assigned partition: the life of its shard, and why it is
@@ -75,9 +74,6 @@ func (s *source) known(p int32) bool {
 	if int(p) < s.parking.partitions() {
 		return true
 	}
-	s.mu.Lock()
-	s.strangers[p] = true
-	s.mu.Unlock()
 	s.log.Error("a partition was added to the jobs topic under the running cluster: it is not read until the members are restarted",
 		zap.Int32("partition", p), zap.Int("known_partitions", s.parking.partitions()))
 	return false
@@ -94,7 +90,6 @@ func (s *source) Lost(partitions []int32) {
 	s.mu.Lock()
 	for _, p := range partitions {
 		delete(s.flows, p) // no batch of theirs is committed from here on
-		delete(s.strangers, p)
 	}
 	s.mu.Unlock()
 	for _, p := range partitions {
@@ -238,17 +233,6 @@ func (s *source) hold() {
 		f.asked = true
 		s.consumer.Pause(p)
 	}
-}
-
-// unknown returns the partitions that this member has been assigned and does not read.
-func (s *source) unknown() []int32 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var out []int32
-	for p := range s.strangers {
-		out = append(out, p)
-	}
-	return out
 }
 
 // watchPartitions says so when the number of partitions changes.
