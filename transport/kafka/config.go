@@ -244,6 +244,9 @@ func (c Config) common() ck.ConfigMap {
 	return m
 }
 
+// heartbeat is a third of the session, and at most 1 s: a rebalance is learnt of by it.
+func (c Config) heartbeat() time.Duration { return min(c.SessionTimeout/3, time.Second) }
+
 func (c Config) consumerMap(logs chan ck.LogEvent) ck.ConfigMap {
 	m := c.common()
 	setDefault(m, "fetch.min.bytes", 1)
@@ -257,8 +260,7 @@ func (c Config) consumerMap(logs chan ck.LogEvent) ck.ConfigMap {
 	m["group.protocol"] = "classic"
 	m["partition.assignment.strategy"] = "cooperative-sticky"
 	m["session.timeout.ms"] = int(c.SessionTimeout.Milliseconds())
-	// A third of the session, and at most 1 s: a rebalance is learnt of by heartbeat.
-	m["heartbeat.interval.ms"] = int(min(c.SessionTimeout/3, time.Second).Milliseconds())
+	m["heartbeat.interval.ms"] = int(c.heartbeat().Milliseconds())
 	m["max.poll.interval.ms"] = int(c.MaxPollInterval.Milliseconds())
 	m["isolation.level"] = "read_committed"
 	m["enable.auto.commit"] = false

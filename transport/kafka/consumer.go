@@ -77,7 +77,6 @@ type Consumer struct {
 	h      Handler
 	log    *zap.Logger
 	client *ck.Consumer
-	admin  *ck.AdminClient // the same client
 	state  *reachability
 
 	mu     sync.Mutex
@@ -88,12 +87,14 @@ type Consumer struct {
 	held    atomic.Int32
 	running atomic.Bool
 	group   atomic.Pointer[GroupMetadata]
+	beat    atomic.Pointer[instant] // of pulse
+	froze   atomic.Pointer[instant] // end of the last time that the process stood still
 
 	// Of the poll goroutine alone.
 	batch    []*ck.Message
 	fatal    error
 	nextLag  time.Time
-	awakeAt  time.Time
+	awakeAt  *instant
 	closing  bool
 	memberID string // in the group, "" when not
 
@@ -120,12 +121,8 @@ func NewConsumer(cfg Config, topic string, h Handler, log *zap.Logger) (*Consume
 	if err != nil {
 		return nil, configError(err)
 	}
-	admin, err := ck.NewAdminClientFromConsumer(client)
-	if err != nil {
-		return nil, errors.Join(configError(err), client.Close())
-	}
 	c := &Consumer{
-		cfg: cfg, topic: topic, h: h, log: log, client: client, admin: admin,
+		cfg: cfg, topic: topic, h: h, log: log, client: client,
 		state:    newReachability("consumer", log, cfg.OnState),
 		parts:    make(map[int32]*part),
 		batch:    make([]*ck.Message, 0, cfg.BatchRecords),
@@ -147,12 +144,16 @@ func (c *Consumer) Run(ctx context.Context) error {
 		_, err := c.client.GetMetadata(nil, false, probeTimeoutMs)
 		return err
 	})
-	c.awakeAt = time.Now()
+	var pulse sync.WaitGroup
+	beating, stop := context.WithCancel(context.Background())
+	pulse.Go(func() { c.pulse(beating) })
+	defer func() { stop(); pulse.Wait() }()
+	c.awakeAt = now()
 	err := wrap("subscribe", c.client.Subscribe(c.topic, c.rebalance))
 	for err == nil && ctx.Err() == nil {
 		c.apply()
 		c.poll()
-		c.deliver(ctx)
+		c.deliver()
 		c.tick(time.Now())
 		err = c.fatal
 	}
@@ -224,8 +225,8 @@ func (c *Consumer) clientError(err error) {
 }
 
 // deliver groups the batch by partition and hands it over.
-func (c *Consumer) deliver(ctx context.Context) {
-	c.awake(ctx)
+func (c *Consumer) deliver() {
+	c.awake()
 	if len(c.batch) == 0 {
 		return
 	}
@@ -251,14 +252,14 @@ func (c *Consumer) deliver(ctx context.Context) {
 			}
 		}
 		batch = rest
-		c.handOver(ctx, p, records)
+		c.handOver(p, records)
 	}
 	clear(c.batch)
 	c.batch = c.batch[:0]
 }
 
-func (c *Consumer) handOver(ctx context.Context, p int32, records []Record) {
-	c.awake(ctx)
+func (c *Consumer) handOver(p int32, records []Record) {
+	c.awake()
 	c.mu.Lock()
 	pt := c.parts[p]
 	if pt == nil || !pt.flows() {

@@ -75,74 +75,85 @@ func identify(meta *ck.ConsumerGroupMetadata) identity {
 	return id
 }
 
-// slept tells whether the poll goroutine stood still for so long that the
-// group may have given this member up, be it in a handler or because the whole
-// process stood still. librdkafka would hand out what it has fetched before it
-// learns that from its next heartbeat.
-func (c *Consumer) slept() bool {
-	now := time.Now()
-	// Both clocks: the monotonic one does not run while a machine sleeps.
-	gap := max(now.Sub(c.awakeAt), now.Round(0).Sub(c.awakeAt.Round(0)))
-	c.awakeAt = now
-	return gap > c.cfg.SessionTimeout/2
-}
+// The group may have given this member up while it stood still, and librdkafka would hand
+// out what it has fetched before it learns that from its next heartbeat. There are two ways
+// to stand still. In a handler, librdkafka goes on by its own threads and knows. When the
+// whole process stood still, it knows some heartbeats later; a goroutine with nothing else
+// to do tells these apart.
 
-// awake is called before records are delivered. After a long pause it asks the
-// group whether this consumer is still a member, and if not, has the handler
-// lose everything at once; librdkafka's own notice follows.
-func (c *Consumer) awake(ctx context.Context) {
-	if !c.slept() || c.memberID == "" {
-		return
-	}
-	for ctx.Err() == nil {
-		if c.client.AssignmentLost() {
-			c.lose()
-			return
-		}
-		member, err := c.member(ctx)
-		c.awakeAt = time.Now()
-		switch {
-		case err == nil && !member:
-			c.lose()
-			return
-		case err == nil || !transient(err): // or refused to tell, which the heartbeat will do
-			return
-		}
-		c.state.note(err)
-		select { // without brokers nothing can be committed either
+// pulse notes when the process stood still, until ctx ends.
+func (c *Consumer) pulse(ctx context.Context) {
+	t := time.NewTicker(c.cfg.SessionTimeout / 10)
+	defer t.Stop()
+	for {
+		c.beat.Store(now())
+		select {
 		case <-ctx.Done():
-		case <-time.After(offsetsRetry):
-		}
-	}
-}
-
-const memberTimeout = time.Second
-
-// askMember is for a rebalance callback, which must not wait for long.
-func (c *Consumer) askMember() bool {
-	member, err := c.member(context.Background())
-	c.awakeAt = time.Now()
-	return member || err != nil
-}
-
-// member asks the group's coordinator whether this consumer is a member.
-func (c *Consumer) member(ctx context.Context) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, memberTimeout)
-	defer cancel()
-	res, err := c.admin.DescribeConsumerGroups(ctx, []string{c.cfg.Group}, ck.SetAdminRequestTimeout(memberTimeout))
-	if err != nil {
-		return false, err
-	}
-	for _, g := range res.ConsumerGroupDescriptions {
-		if g.Error.Code() != ck.ErrNoError {
-			return false, g.Error
-		}
-		for i := range g.Members {
-			if g.Members[i].ConsumerID == c.memberID {
-				return true, nil
+			return
+		case <-t.C:
+			if since(c.beat.Load()) > c.cfg.SessionTimeout/2 {
+				c.froze.Store(now())
 			}
 		}
 	}
-	c.log.Warn("kafka: after a pause this member is not in its group any more", zap.String("member", c.memberID))
-	return false, nil
 }
+
+// instant is a time on two clocks: the monotonic one does not run while a machine sleeps.
+type instant struct{ mono, wall time.Time }
+
+func now() *instant {
+	t := time.Now()
+	return &instant{mono: t, wall: t.Round(0)}
+}
+
+func since(i *instant) time.Duration {
+	if i == nil {
+		return 0
+	}
+	n := now()
+	return max(n.mono.Sub(i.mono), n.wall.Sub(i.wall))
+}
+
+// frozen tells whether the process stood still at some time after the instant.
+func (c *Consumer) frozen(after *instant) bool {
+	f := c.froze.Load()
+	return since(c.beat.Load()) > c.cfg.SessionTimeout/2 || f != nil && f.mono.After(after.mono)
+}
+
+// gone tells whether librdkafka knows that this consumer is no member any more.
+func (c *Consumer) gone() bool {
+	if c.client.AssignmentLost() {
+		return true
+	}
+	meta, err := c.client.GetConsumerGroupMetadata()
+	if err != nil {
+		return true
+	}
+	id := identify(meta)
+	return id.generation < 0 || id.member != c.memberID
+}
+
+// awake is called before records are delivered and when the group takes partitions away.
+// After a pause in which the group may have given this member up it has the handler lose
+// everything at once, if that is so; librdkafka's own notice follows.
+func (c *Consumer) awake() {
+	last := c.awakeAt
+	c.awakeAt = now()
+	if since(last) <= c.cfg.SessionTimeout/2 || c.memberID == "" {
+		return
+	}
+	gone := c.gone()
+	if !gone && c.frozen(last) {
+		c.log.Warn("kafka: the process stood still; waiting until it is known whether the group has given it up", zap.Duration("for", since(last)))
+		// A heartbeat is due at once, and the answer to it soon.
+		for end := time.Now().Add(2 * c.cfg.heartbeat()); !gone && time.Now().Before(end); gone = c.gone() {
+			time.Sleep(gonePoll)
+		}
+	}
+	if gone {
+		c.lose()
+	}
+	c.awakeAt = now()
+}
+
+const gonePoll = 5 * time.Millisecond

@@ -17,9 +17,7 @@ import (
 // call returned.
 func (c *Consumer) rebalance(client *ck.Consumer, ev ck.Event) error {
 	c.n.rebalances.Add(1)
-	if c.slept() && !c.askMember() {
-		c.lose()
-	}
+	c.awake()
 	var err error
 	switch e := ev.(type) {
 	case ck.AssignedPartitions:
@@ -106,15 +104,16 @@ func (c *Consumer) handBack() {
 			break
 		}
 	}
+	c.awake()
+	ids := c.ours(nil)
 	switch {
-	case c.group.Load() == nil || c.client.AssignmentLost() || c.slept() && !c.askMember():
+	case len(ids) == 0:
+	case c.group.Load() == nil || c.gone():
 		c.lose()
 	default:
-		if ids := c.ours(nil); len(ids) > 0 {
-			c.log.Info("kafka partitions given back", zap.Int32s("partitions", ids))
-			c.h.Revoked(ids)
-			c.drop(ids)
-		}
+		c.log.Info("kafka partitions given back", zap.Int32s("partitions", ids))
+		c.h.Revoked(ids)
+		c.drop(ids)
 	}
 	c.left()
 }

@@ -123,6 +123,7 @@ func StartEmbedded(cfg EmbeddedConfig) (*Embedded, error) {
 	}
 	e.addr = e.ln.Addr().String()
 	e.tx.install(e.cluster) // before other faults, see there
+	wholeFetches(e.cluster)
 	if cfg.DataDir != "" {
 		e.space = newSpaceGuard(cfg)
 		e.space.install(e.cluster)

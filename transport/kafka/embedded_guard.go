@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -96,6 +97,18 @@ func (g *spaceGuard) free() int64 {
 		return 0
 	}
 	return int64(st.Bavail) * int64(st.Bsize)
+}
+
+// wholeFetches lets answers to Fetch be as large as their partitions' own limits allow. At
+// the partition where the limit of the whole answer is reached, kfake leaves out which
+// transactions were aborted, and their records would be taken for committed.
+func wholeFetches(c *kfake.Cluster) {
+	c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Count: -1, When: func(req kmsg.Request) bool {
+		if f, ok := req.(*kmsg.FetchRequest); ok {
+			f.MaxBytes = math.MaxInt32
+		}
+		return false
+	}})
 }
 
 // maxRequestBytes is the largest request that the embedded broker reads; the

@@ -76,8 +76,7 @@ func TestEmbeddedKeepsHouse(t *testing.T) {
 			}
 			check := func() {
 				t.Helper()
-				s := newStateSink()
-				readState(t, cfg, plan.State, []int32{0, 1, 2, 3}, s)
+				s := readStateAgain(t, cfg, plan.State, []int32{0, 1, 2, 3})
 				for p := range want {
 					require.Equal(t, want[p], s.keys(int32(p)))
 				}
@@ -142,18 +141,7 @@ func TestHousekeepingSurvivesSigkill(t *testing.T) {
 		want[p] = map[string]string{}
 	}
 	found := func() (m [partitions]map[string]string) {
-		s := newStateSink()
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		for {
-			err := ReadState(ctx, cfg, plan.State, []int32{0, 1, 2}, s, testLog(t))
-			if err == nil {
-				break
-			}
-			require.Equal(t, ClassRetry, Classify(err), "%v", err) // compacted under its eyes
-			require.NoError(t, ctx.Err())
-			s = newStateSink()
-		}
+		s := readStateAgain(t, cfg, plan.State, []int32{0, 1, 2})
 		for p := range m {
 			m[p] = s.keys(int32(p))
 		}

@@ -97,7 +97,18 @@ type recorder struct {
 	manual bool
 }
 
-func (r *recorder) attach(c *Consumer) { r.c = c }
+func (r *recorder) attach(c *Consumer) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.c = c
+}
+
+// consumer may be called from any goroutine; r.c is for the handler's.
+func (r *recorder) consumer() *Consumer {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.c
+}
 
 // journal orders the events of several recorders.
 type journal struct {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"time"
 
 	ck "github.com/confluentinc/confluent-kafka-go/v2/kafka"
@@ -59,13 +60,12 @@ func (c *Consumer) StableOffsets(ctx context.Context, partitions []int32) (map[i
 	for {
 		pending = pending[:0]
 		var err error
-		for _, ps := range ask {
-			got, e := c.fetchOffsets(ps)
-			if e != nil {
-				pending, err = append(pending, ps...), e
+		for _, a := range c.fetchAll(ask) {
+			if a.err != nil {
+				pending, err = append(pending, a.partitions...), a.err
 				continue
 			}
-			for _, tp := range got {
+			for _, tp := range a.got {
 				offsets[tp.Partition] = max(int64(tp.Offset), NoOffset)
 			}
 		}
@@ -89,6 +89,26 @@ func (c *Consumer) StableOffsets(ctx context.Context, partitions []int32) (map[i
 		case <-time.After(offsetsRetry/2 + rand.N(offsetsRetry)):
 		}
 	}
+}
+
+type fetchedOffsets struct {
+	partitions []int32
+	got        []ck.TopicPartition
+	err        error
+}
+
+// fetchAll sends the requests at once, and waits for all answers.
+func (c *Consumer) fetchAll(ask [][]int32) []fetchedOffsets {
+	all := make([]fetchedOffsets, len(ask))
+	var wg sync.WaitGroup
+	for i, ps := range ask {
+		wg.Go(func() {
+			got, err := c.fetchOffsets(ps)
+			all[i] = fetchedOffsets{partitions: ps, got: got, err: err}
+		})
+	}
+	wg.Wait()
+	return all
 }
 
 // fetchOffsets is one request. The admin request for offsets is not used, though it tells

@@ -24,7 +24,7 @@ func TestStableOffsetsWaitForDeadMember(t *testing.T) {
 		dead.begin()
 		require.NoError(t, dead.offsets(plan.Jobs, map[int32]int64{0: 50}, a.Group()))
 
-		ctx, cancel := context.WithTimeoutCause(t.Context(), 300*time.Millisecond, errors.New("time to look"))
+		ctx, cancel := context.WithTimeoutCause(t.Context(), 2*time.Second, errors.New("time to look"))
 		defer cancel()
 		got, err := a.StableOffsets(ctx, []int32{0, 1, 2})
 		var ue *UnstableError

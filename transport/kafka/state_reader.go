@@ -183,12 +183,15 @@ func (r *stateReader) offsets(ctx context.Context, partitions []int32, spec ck.O
 	}
 }
 
+// stateOffsetsTimeout bounds one question for the ends of partitions.
+const stateOffsetsTimeout = 5 * time.Second
+
 func (r *stateReader) askOffsets(ctx context.Context, partitions []int32, spec ck.OffsetSpec, level ck.IsolationLevel) (map[int32]int64, error) {
 	ask := make(map[ck.TopicPartition]ck.OffsetSpec, len(partitions))
 	for _, p := range partitions {
 		ask[ck.TopicPartition{Topic: &r.topic, Partition: p}] = spec
 	}
-	res, err := r.admin.ListOffsets(ctx, ask, ck.SetAdminIsolationLevel(level), ck.SetAdminRequestTimeout(offsetsTimeout))
+	res, err := r.admin.ListOffsets(ctx, ask, ck.SetAdminIsolationLevel(level), ck.SetAdminRequestTimeout(stateOffsetsTimeout))
 	if err != nil {
 		return nil, err
 	}
@@ -196,6 +199,9 @@ func (r *stateReader) askOffsets(ctx context.Context, partitions []int32, spec c
 	for tp, info := range res.ResultInfos {
 		if info.Error.Code() != ck.ErrNoError {
 			return nil, fmt.Errorf("topic %s, partition %d: %w", r.topic, tp.Partition, info.Error)
+		}
+		if info.Offset < 0 { // librdkafka ran out of time, and does not say so
+			return nil, ck.NewError(ck.ErrTimedOut, fmt.Sprintf("topic %s, partition %d: no offset in time", r.topic, tp.Partition), false)
 		}
 		m[tp.Partition] = int64(info.Offset)
 	}

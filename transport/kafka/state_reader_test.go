@@ -107,6 +107,23 @@ func readState(t testing.TB, cfg Config, topic string, partitions []int32, s *st
 	require.GreaterOrEqual(t, s.about, s.read)
 }
 
+// readStateAgain does what readState does, and begins anew when the broker compacts the
+// topic meanwhile.
+func readStateAgain(t testing.TB, cfg Config, topic string, partitions []int32) *stateSink {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	for {
+		s := newStateSink()
+		err := ReadState(ctx, cfg, topic, partitions, s, testLog(t))
+		if err == nil {
+			return s
+		}
+		require.ErrorContains(t, err, "was cut while it was read")
+		require.Equal(t, ClassRetry, Classify(err))
+	}
+}
+
 // What is read is what was committed, to the last offset, which markers take.
 func TestReadState(t *testing.T) {
 	onEachBroker(t, func(t *testing.T, cfg Config) {

@@ -277,7 +277,7 @@ func TestBrokerAwayBeforeCommit(t *testing.T) {
 		t.Logf("after %s: %v", time.Since(start), err)
 	}
 	eventually(t, func() bool { return !tr.Reachable() }, "absence is seen")
-	e = startEmbedded(t, EmbeddedConfig{Listen: e.Addr(), DataDir: dir})
+	startEmbedded(t, EmbeddedConfig{Listen: e.Addr(), DataDir: dir})
 	require.NoError(t, tr.Commit(within(t, patience), second))
 	require.True(t, tr.Reachable())
 	r := readCommitted(t, cfg.Bootstrap, plan.Results)

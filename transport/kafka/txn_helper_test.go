@@ -124,7 +124,7 @@ func attachCommitter(t testing.TB, cfg Config, topic string, rec *recorder) *tes
 	rec.onRecords = func(p int32, rs []Record) { k.note(p, rs[len(rs)-1].Offset+1) }
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
-	wg.Go(func() { k.run(ctx, "tx-"+unique(), func() *Consumer { return rec.c }) })
+	wg.Go(func() { k.run(ctx, "tx-"+unique(), rec.consumer) })
 	t.Cleanup(func() { cancel(); wg.Wait() })
 	return k
 }
