@@ -174,9 +174,13 @@ func (c *Core) putChunks(j *job) {
 
 func (c *Core) putHead() {
 	k := &c.books
+	newestMs := c.newestMs
+	if len(k.fresh) > 0 { // of the young tail, which will be read again
+		newestMs = k.fresh[0].timestampMs
+	}
 	k.scratch = appendHead(k.scratch[:0], &head{
 		jobs: k.jobs, sum: k.sum, partitions: c.cfg.Partitions, next: k.next, progress: k.progress,
-		newestMs: c.newestMs, owner: c.cfg.Owner,
+		newestMs: newestMs, owner: c.cfg.Owner,
 	})
 	k.save([]byte{keyHead}, k.scratch)
 }

@@ -288,7 +288,10 @@ func (c *Core) resume(a *assignment, e *entry) {
 func (c *Core) restoreBooks(next int64) {
 	k, h := &c.books, c.rebuild.head
 	k.next = c.nextOffset
-	if h != nil {
+	switch {
+	case h == nil && next > 0:
+		c.missing = 1 // at least: with every offset a head is committed
+	case h != nil:
 		if h.jobs != k.jobs || h.sum != k.sum {
 			c.missing = max(1, int(int64(h.jobs)-int64(k.jobs)))
 		}

@@ -141,6 +141,16 @@ func outline(c *Core) map[string]any {
 	return out
 }
 
+// TestAStateWithoutAHeadIsCutOff checks that offsets without state are not taken for a
+// partition of which nothing was ever written.
+func TestAStateWithoutAHeadIsCutOff(t *testing.T) {
+	for next, missing := range map[int64]int{-1: 0, 0: 0, 7: 1} {
+		c := NewCore(DefaultConfig(), func() []uint32 { return nil })
+		c.Restored(t0, next, &Effects{})
+		require.Equal(t, missing, c.Status().Missing, "next %d", next)
+	}
+}
+
 func TestWhatSurvives(t *testing.T) {
 	c, k := someCore(t)
 	want := outline(c)
@@ -155,7 +165,8 @@ func TestWhatSurvives(t *testing.T) {
 		require.Equal(t, want, outline(again))
 		require.Zero(t, again.Status().Missing)
 		require.Equal(t, 6, again.Status().Restored)
-		k.log = nil
+		b := &again.books
+		k.log = []StateRecord{{Key: []byte{keyHead}, Value: appendHead(nil, &head{jobs: b.jobs, sum: b.sum, partitions: 1, next: k.next})}}
 		for _, j := range again.pending.byID {
 			k.log = append(k.log, StateRecord{Key: appendJobKey(nil, j.id), Value: again.appendJob(nil, j)})
 			if j.extra != nil {
