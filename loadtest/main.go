@@ -3,10 +3,13 @@
 // Command loadtest simulates nodes against a Roost server, as a black box: it connects
 // to the server's port and to Kafka like anybody else.
 //
-//	loadtest hold   connects idle nodes: connect rate, server memory for each
-//	loadtest jobs   puts jobs on Kafka: throughput, latency, CPU, losses, duplicates
+//	loadtest hold      connects idle nodes: connect rate, server memory for each
+//	loadtest jobs      puts jobs on Kafka: throughput, latency, CPU, losses, duplicates
+//	loadtest relay     measures a bare consume-produce-commit loop, to compare jobs with
+//	loadtest rebuild   kills a server that holds jobs, and measures how it has them again
 //
-// It exits with 1 when a node could not connect or a job was lost. Linux only.
+// It exits with 1 when a node could not connect, or a job was lost or has two outcomes.
+// Linux only.
 package main
 
 import (
@@ -49,7 +52,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 
 		SilenceUsage: true, SilenceErrors: true,
 	}
-	root.AddCommand(holdCommand(), jobsCommand())
+	root.AddCommand(holdCommand(), jobsCommand(), relayCommand(), relayLoopCommand(), rebuildCommand())
 	root.SetArgs(args)
 	root.SetOut(out)
 	root.SetErr(progress)

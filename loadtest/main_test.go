@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -16,11 +17,29 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/roost-server/roost/loadtest/internal/membertest"
+	"github.com/roost-server/roost/loadtest/internal/relay"
 	"github.com/roost-server/roost/loadtest/internal/report"
 	"github.com/roost-server/roost/protocol"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain also lets this program be what the commands start as processes: the relay's
+// loop, and a server.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case relay.Command:
+			main()
+			os.Exit(0)
+		case "serve":
+			if err := membertest.Serve(os.Args[2:], os.Stdout); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+			os.Exit(0)
+		}
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func call(t *testing.T, args ...string) (out, progress string, err error) {
 	t.Helper()
@@ -84,6 +103,16 @@ func TestJobs(t *testing.T) {
 	require.Positive(t, rep.JobsPerS)
 	require.Positive(t, rep.P50Ms)
 	require.GreaterOrEqual(t, rep.P99Ms, rep.P50Ms)
+	require.GreaterOrEqual(t, rep.P999Ms, rep.P99Ms)
+	for _, part := range []report.Latency{rep.Append, rep.Deliver, rep.Commit} {
+		require.Positive(t, part.P50)
+		require.GreaterOrEqual(t, part.P99, part.P50)
+		require.GreaterOrEqual(t, part.P999, part.P99)
+		require.GreaterOrEqual(t, part.Max, part.P999)
+		require.LessOrEqual(t, part.Max, rep.MaxMs*1.01)
+	}
+	require.Nil(t, rep.Waiting)
+	require.Nil(t, rep.Relay)
 	require.NotNil(t, rep.ServerCPUUs)
 	require.Positive(t, rep.NodeCPUUs)
 	require.EqualValues(t, 2000, rep.NodeJobs)
@@ -92,7 +121,8 @@ func TestJobs(t *testing.T) {
 	out, progress, err := call(t, append(args, "--duration", "1500ms", "--warmup", "500ms")...)
 	require.NoError(t, err)
 	require.Contains(t, progress, "jobs/s")
-	require.Contains(t, out, "p99")
+	require.Contains(t, out, "p99.9")
+	require.Contains(t, out, "node to outcome")
 }
 
 func TestJobsFailsWhenJobsAreLostOrDoubled(t *testing.T) {
@@ -138,6 +168,18 @@ func TestMistakesAreExplained(t *testing.T) {
 		{[]string{"hold", "--duration", "-1s"}, "--duration"},
 		{[]string{"jobs", "--server", m.Addr().String(), "--size", "1"}, "--size: 1"},
 		{[]string{"jobs", "--rate", "1", "--window", "1"}, "rate"},
+		{[]string{"jobs", "--nodes", "1", "--nodes-sweep", "1,2"}, "nodes-sweep"},
+		{[]string{"jobs", "--waiting", "1", "--nodes-sweep", "1,2"}, "nodes-sweep"},
+		{[]string{"jobs", "--server", m.Addr().String(), "--nodes", "1", "--waiting", "-1"}, "--waiting: jobs that wait: -1"},
+		{[]string{"jobs", "--server", m.Addr().String(), "--nodes", "1", "--waiting", "1", "--idle", "0s"}, "--idle: 0s"},
+		{[]string{"jobs", "--server", m.Addr().String(), "--nodes", "1", "--relay", "--commit-records", "-1"}, "--commit-records: -1"},
+		{[]string{"relay", "--partitions", "0"}, "--partitions: 0"},
+		{[]string{"relay", "--commit-interval", "0s"}, "--commit-interval: 0s"},
+		{[]string{"relay", "--size", "1"}, "--size: 1"},
+		{[]string{"relay-loop"}, "0 arguments"},
+		{[]string{"rebuild", "--jobs", "0"}, "--jobs: jobs that wait: 0"},
+		{[]string{"rebuild", "--timeout", "0s"}, "--timeout 0s"},
+		{[]string{"rebuild", "now"}, `unknown argument "now"`},
 		{[]string{"nothing"}, "unknown command"},
 	} {
 		_, _, err := call(t, tc.args...)

@@ -32,6 +32,12 @@ type Config struct {
 	Credit      uint32           // jobs at once that a node asks for
 	InFlight    int              // nodes between dialling and WELCOME at a time
 	OpenTimeout time.Duration    // from dialling to WELCOME
+
+	// OnJob sees the args of each JOB as it is received, on the loop, right before it
+	// is answered; the answer leaves with the one write that ends the same read. What
+	// it changes in args, it changes in the output. It may be nil, and must not keep
+	// args.
+	OnJob func(args []byte)
 }
 
 // Validate refuses what cannot work, naming the flag, and fills in the defaults.

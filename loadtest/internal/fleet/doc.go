@@ -11,7 +11,8 @@
 // Nodes keep the rules of the protocol: they send something within every heartbeat,
 // answer PING, and come back after CLOSE, GOAWAY or a lost connection as the reason's
 // range says, with jittered backoff, at most [Config.InFlight] of them opening at a
-// time. They answer each JOB at once by a RESULT "ok" whose output is the job's args.
+// time. They answer each JOB at once by a RESULT "ok" whose output is the job's args, which
+// [Config.OnJob] may stamp.
 // They hold no outbox: results not acknowledged are counted and forgotten with the
 // session.
 //

@@ -135,6 +135,25 @@ func TestAnsweringAJobAllocatesNothing(t *testing.T) {
 	require.NotEmpty(t, f.out)
 }
 
+func TestOnJobMayStampTheOutput(t *testing.T) {
+	f := loop(t, 1)
+	var saw []byte
+	f.cfg.OnJob = func(args []byte) {
+		saw = slices.Clone(args)
+		args[len(args)-1] = 7
+	}
+	b := jobFrame(t, 128)
+	f.consume(&f.nodes[0], 0, b)
+	_, body, size, err := protocol.NextFrame(f.out, protocol.MaxBodyBytes)
+	require.NoError(t, err)
+	require.Len(t, f.out, size)
+	var r protocol.Result
+	require.NoError(t, f.dec.Decode(body, &r))
+	require.Zero(t, saw[len(saw)-1])
+	saw[len(saw)-1] = 7
+	require.Equal(t, saw, []byte(r.Output))
+}
+
 // BenchmarkAnswer is decode and encode alone: what a job costs the node side besides
 // system calls.
 func BenchmarkAnswer(b *testing.B) {

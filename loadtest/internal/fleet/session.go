@@ -156,6 +156,9 @@ func (f *Fleet) onJob(n *node, body []byte) error {
 		return protocol.Errorf(protocol.ReasonUnexpected, "JOB before WELCOME")
 	}
 	f.st.Jobs++
+	if f.cfg.OnJob != nil {
+		f.cfg.OnJob(j.Args)
+	}
 	r.JobID, r.Shard, r.Attempt, r.Output = j.JobID, j.Shard, j.Attempt, j.Args
 	if f.answer(r) {
 		f.st.Results++

@@ -3,6 +3,9 @@ package membertest
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -26,11 +29,17 @@ type Bridge struct {
 	Outcome protocol.Outcome // of every result
 	JSON    bool             // results are written as JSON
 	Prefix  string           // of the topics; default "roost."
+	Abort   int              // every so many results is also written in a transaction that is aborted
+	Ignore  int              // every so many cancel records is ignored
 
 	Member  *Member
 	Brokers []string
 
 	cl      *kgo.Client
+	aborter *kgo.Client      // transactional; guarded by mu
+	away    map[string]int32 // jobs for nodes that are not connected, by id, with their partition; the consumer's
+	waiting atomic.Int64     // len(away)
+	cancels atomic.Int64
 	jobs    atomic.Int64
 	results atomic.Int64
 	wrong   atomic.Int64 // jobs whose record lay in another partition than its node's
@@ -60,10 +69,14 @@ func StartBridge(t testing.TB, b *Bridge) *Bridge {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if b.aborter, err = kgo.NewClient(kgo.SeedBrokers(b.Brokers...), kgo.TransactionalID("bridge"), kgo.DisableClientMetrics()); err != nil {
+		t.Fatal(err)
+	}
+	b.away = map[string]int32{}
 	var wg sync.WaitGroup
 	ctx, cancel := context.WithCancel(context.Background())
 	wg.Go(func() { b.consume(ctx) })
-	t.Cleanup(func() { cancel(); wg.Wait(); b.Member.Close(); b.cl.Close() })
+	t.Cleanup(func() { cancel(); wg.Wait(); b.Member.Close(); b.cl.Close(); b.aborter.Close() })
 	return b
 }
 
@@ -81,12 +94,18 @@ func (b *Bridge) Misplaced() int64 { return b.wrong.Load() }
 // Jobs is how many jobs were consumed.
 func (b *Bridge) Jobs() int64 { return b.jobs.Load() }
 
+// Waiting is how many jobs wait for nodes that are not connected.
+func (b *Bridge) Waiting() int64 { return b.waiting.Load() }
+
 func every(n int, count int64) bool { return n > 0 && count%int64(n) == 0 }
 
 func (b *Bridge) consume(ctx context.Context) {
 	for ctx.Err() == nil {
 		fs := b.cl.PollFetches(ctx)
 		fs.EachRecord(func(rec *kgo.Record) {
+			if b.cancel(rec) {
+				return
+			}
 			j, err := record.ParseJob("", rec.Value)
 			if err != nil {
 				b.Member.fail(err)
@@ -96,7 +115,12 @@ func (b *Bridge) consume(ctx context.Context) {
 				b.wrong.Add(1)
 			}
 			c := b.Member.Conn(j.Target.Node)
-			if every(b.Drop, b.jobs.Add(1)) || c == nil {
+			if c == nil {
+				b.away[j.ID] = rec.Partition
+				b.waiting.Store(int64(len(b.away)))
+				return
+			}
+			if every(b.Drop, b.jobs.Add(1)) {
 				return
 			}
 			c.Send(&protocol.Job{
@@ -120,26 +144,64 @@ func (b *Bridge) onResult(c *Conn, r *protocol.Result) {
 	if every(b.Corrupt, n) {
 		res.Output[len(res.Output)-1]++
 	}
+	b.record(&res, n)
+	c.Ack(r)
+}
+
+// cancel gives a job that waits its outcome, when the record is a cancel record. It
+// reports whether it is one.
+func (b *Bridge) cancel(rec *kgo.Record) bool {
+	var c struct {
+		ID     string
+		Cancel bool
+	}
+	if json.Unmarshal(rec.Value, &c) != nil || !c.Cancel {
+		return false
+	}
+	p, ok := b.away[c.ID]
+	if !ok || p != rec.Partition {
+		b.Member.fail(fmt.Errorf("cancel record for job %q in partition %d: no such job waits there", c.ID, rec.Partition))
+		return true
+	}
+	if every(b.Ignore, b.cancels.Add(1)) {
+		return true
+	}
+	delete(b.away, c.ID)
+	b.waiting.Store(int64(len(b.away)))
+	b.record(&record.Result{Job: c.ID, Node: string(rec.Key), Outcome: protocol.OutcomeCancelled, Kind: "echo", TimeMs: time.Now().UnixMilli(), Member: "bridge"}, b.results.Add(1))
+	return true
+}
+
+// record writes the n-th result. Any goroutine may call it.
+func (b *Bridge) record(res *record.Result, n int64) {
 	enc := record.Msgpack
 	if b.JSON {
 		enc = record.JSON
 	}
 	b.mu.Lock()
-	value, err := b.rw.Append(nil, enc, &res)
-	b.mu.Unlock()
+	defer b.mu.Unlock()
+	value, err := b.rw.Append(nil, enc, res)
 	if err != nil {
 		b.Member.fail(err)
 		return
 	}
-	times := 1
-	if every(b.Double, n) {
-		times = 2
-	}
-	for range times {
-		b.cl.Produce(context.Background(), &kgo.Record{
+	out := func() *kgo.Record {
+		return &kgo.Record{
 			Topic: b.Prefix + "results", Key: []byte(res.Job), Value: value,
 			Headers: []kgo.RecordHeader{{Key: record.HeaderContentType, Value: []byte(enc.ContentType())}},
-		}, nil)
+		}
 	}
-	c.Ack(r)
+	if every(b.Abort, n) {
+		err := b.aborter.BeginTransaction()
+		if err == nil {
+			err = b.aborter.ProduceSync(context.Background(), out()).FirstErr()
+		}
+		if err = errors.Join(err, b.aborter.EndTransaction(context.Background(), kgo.TryAbort)); err != nil {
+			b.Member.fail(err)
+		}
+	}
+	b.cl.Produce(context.Background(), out(), nil)
+	if every(b.Double, n) {
+		b.cl.Produce(context.Background(), out(), nil)
+	}
 }

@@ -58,6 +58,19 @@ func RSS(pid int) (int64, error) {
 	return n, nil
 }
 
+// PeakRSS returns the most resident memory that a process ever had, in bytes.
+func PeakRSS(pid int) (int64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, fmt.Errorf("peak memory: %w", err)
+	}
+	n, err := field(b, "VmHWM:")
+	if err != nil {
+		return 0, fmt.Errorf("peak memory of process %d: %w", pid, err)
+	}
+	return n, nil
+}
+
 // field finds "name  123 kB" at the start of a line and returns bytes.
 func field(b []byte, name string) (int64, error) {
 	for line := range bytes.Lines(b) {

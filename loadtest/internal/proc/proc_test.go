@@ -58,6 +58,9 @@ func TestSelf(t *testing.T) {
 	require.NoError(t, err)
 	require.InDelta(t, 64<<20, large-small, 16<<20)
 	require.NoError(t, unix.Munmap(block))
+	peak, err := PeakRSS(os.Getpid())
+	require.NoError(t, err)
+	require.InDelta(t, large, peak, 16<<20, "what was given back still counts")
 }
 
 func TestCheck(t *testing.T) {
@@ -66,6 +69,8 @@ func TestCheck(t *testing.T) {
 	cmd := exec.Command("true")
 	require.NoError(t, cmd.Run())
 	require.ErrorContains(t, Check(cmd.Process.Pid), "no such process")
+	_, err := PeakRSS(cmd.Process.Pid)
+	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
 func TestSteady(t *testing.T) {

@@ -51,7 +51,11 @@ type Jobs struct {
 	JobsPerS       float64          `json:"jobs_per_s"`
 	P50Ms          float64          `json:"p50_ms"`
 	P99Ms          float64          `json:"p99_ms"`
+	P999Ms         float64          `json:"p999_ms"`
 	MaxMs          float64          `json:"max_ms"`
+	Append         Latency          `json:"append_ms"`
+	Deliver        Latency          `json:"deliver_ms"`
+	Commit         Latency          `json:"commit_ms"`
 	ServerCPUUs    *float64         `json:"server_cpu_us_per_job"`
 	SimulatorCPUUs float64          `json:"simulator_cpu_us_per_job"`
 	NodeCPUUs      float64          `json:"node_cpu_us_per_job"`
@@ -71,6 +75,88 @@ type Jobs struct {
 	Window         int              `json:"window"`
 	Rate           float64          `json:"rate"`
 	Size           int              `json:"size"`
+	Waiting        *Waiting         `json:"waiting"`
+	Relay          *Relay           `json:"relay"`
+	RelayRatio     *float64         `json:"jobs_per_relayed"`
+}
+
+// Latency is a distribution in milliseconds.
+type Latency struct {
+	P50  float64 `json:"p50"`
+	P99  float64 `json:"p99"`
+	P999 float64 `json:"p999"`
+	Max  float64 `json:"max"`
+}
+
+// Waiting is the part of [Jobs] about the jobs for nodes that are away. Memory and CPU
+// of the server are null when its process is unknown.
+type Waiting struct {
+	Jobs          int64            `json:"jobs"`
+	Away          int              `json:"away"`
+	SubmitS       float64          `json:"submit_s"`
+	TakenS        float64          `json:"taken_s"`
+	IdleCPUBefore *float64         `json:"idle_cpu_percent_before"`
+	IdleCPU       *float64         `json:"idle_cpu_percent"`
+	ServerBytes   *int64           `json:"server_rss_bytes_per_job"`
+	WithoutPerS   float64          `json:"jobs_per_s_without"`
+	Ratio         float64          `json:"jobs_per_s_ratio"`
+	WithoutCPUUs  *float64         `json:"server_cpu_us_per_job_without"`
+	Cancelled     int64            `json:"cancelled"`
+	CancelS       float64          `json:"cancel_s"`
+	Open          int64            `json:"open"`
+	Duplicates    int64            `json:"duplicates"`
+	Outcomes      map[string]int64 `json:"outcomes"`
+}
+
+// Relay is the report of the relay command, and the part of [Jobs] about it.
+type Relay struct {
+	Run            string  `json:"run"`
+	Records        int64   `json:"records"`
+	RecordsPerS    float64 `json:"records_per_s"`
+	P50Ms          float64 `json:"p50_ms"`
+	P99Ms          float64 `json:"p99_ms"`
+	P999Ms         float64 `json:"p999_ms"`
+	MaxMs          float64 `json:"max_ms"`
+	LoopCPUUs      float64 `json:"loop_cpu_us_per_record"`
+	SimulatorCPUUs float64 `json:"simulator_cpu_us_per_record"`
+	Transactions   int64   `json:"transactions"`
+	Aborted        int64   `json:"aborted"`
+	MeasuredS      float64 `json:"measured_s"`
+	Lost           int64   `json:"lost"`
+	Duplicates     int64   `json:"duplicates"`
+	Corrupt        int64   `json:"corrupt"`
+	Unreadable     int64   `json:"unreadable"`
+	ProduceFailed  int64   `json:"produce_failed"`
+	LastError      string  `json:"last_error"`
+	Partitions     int32   `json:"partitions"`
+	CommitMs       float64 `json:"commit_interval_ms"`
+	CommitRecords  int     `json:"commit_records"`
+	Window         int     `json:"window"`
+	Rate           float64 `json:"rate"`
+	Size           int     `json:"size"`
+	RecordBytes    int     `json:"record_bytes"`
+	Interrupted    bool    `json:"interrupted"`
+}
+
+// Rebuild is the report of the rebuild command: a server with jobs that wait, killed
+// and started again. Times count from the start of the process.
+type Rebuild struct {
+	Jobs            int64   `json:"jobs"`
+	Away            int     `json:"away"`
+	Size            int     `json:"size"`
+	EmptyReadyS     float64 `json:"empty_ready_s"`
+	FillS           float64 `json:"fill_s"`
+	AssignedS       float64 `json:"assigned_s"`
+	ReadyS          float64 `json:"ready_s"`
+	RebuiltS        float64 `json:"rebuilt_s"`
+	RebuildCPUS     float64 `json:"rebuild_cpu_s"`
+	Pending         int64   `json:"pending"`
+	RSSEmpty        int64   `json:"rss_empty_bytes"`
+	RSSFilled       int64   `json:"rss_filled_bytes"`
+	RSSRebuilt      int64   `json:"rss_rebuilt_bytes"`
+	RSSRebuiltPeak  int64   `json:"rss_rebuilt_peak_bytes"`
+	BytesPerFilled  int64   `json:"filled_bytes_per_job"`
+	BytesPerRebuilt int64   `json:"rebuilt_bytes_per_job"`
 }
 
 // JSON writes a report as one line.
@@ -79,36 +165,10 @@ func JSON(w io.Writer, v any) error { return json.NewEncoder(w).Encode(v) }
 // Table writes the report for people.
 func (h *Hold) Table(w io.Writer) error {
 	return table(w, append(h.Nodes.rows(),
-		row{"server memory", bytesEach(h.ServerBytesPerNode)},
+		row{"server memory", bytesFor(h.ServerBytesPerNode, "node")},
 		row{"held", fmt.Sprintf("%.1f s, all stayed connected: %v", h.HeldS, h.StayedConnected)},
 		row{"heartbeats", fmt.Sprintf("%d sent, %d answered", h.Pings, h.Pongs)},
 	))
-}
-
-// Table writes the report for people.
-func (j *Jobs) Table(w io.Writer) error {
-	rows := append(j.Nodes.rows(),
-		row{"jobs", fmt.Sprintf("%d, %.0f a second over %.1f s", j.Jobs, j.JobsPerS, j.MeasuredS)},
-		row{"latency", fmt.Sprintf("p50 %.2f ms, p99 %.2f ms, max %.2f ms", j.P50Ms, j.P99Ms, j.MaxMs)},
-		row{"server CPU", "unknown (no --server-pid)"},
-		row{"simulator CPU", fmt.Sprintf("%.1f us a job, of which nodes %.1f us", j.SimulatorCPUUs, j.NodeCPUUs)},
-		row{"lost", fmt.Sprint(j.Lost)},
-		row{"duplicates", fmt.Sprint(j.Duplicates)},
-		row{"outcomes", fmt.Sprintf("%v, %d with wrong output, %d unreadable", j.Outcomes, j.Corrupt, j.Unreadable)},
-		row{"results at nodes", fmt.Sprintf("%d acknowledged, %d not yet", j.NodeAcks, j.NodeUnacked)},
-	)
-	for i := range rows {
-		if rows[i].name == "server CPU" && j.ServerCPUUs != nil {
-			rows[i].value = fmt.Sprintf("%.1f us a job", *j.ServerCPUUs)
-		}
-	}
-	if j.ProduceFailed > 0 {
-		rows = append(rows, row{"not produced", fmt.Sprint(j.ProduceFailed)})
-	}
-	if j.LastError != "" {
-		rows = append(rows, row{"last error", j.LastError})
-	}
-	return table(w, rows)
 }
 
 func (n *Nodes) rows() []row {
@@ -126,13 +186,6 @@ func (n *Nodes) rows() []row {
 		rows = append(rows, row{"interrupted", "these are the figures so far"})
 	}
 	return rows
-}
-
-func bytesEach(n *int64) string {
-	if n == nil {
-		return "unknown (no --server-pid)"
-	}
-	return fmt.Sprintf("%d bytes a node", *n)
 }
 
 type row struct{ name, value string }

@@ -18,6 +18,10 @@ const setupTimeout = 10 * time.Second
 // as short as keeps batches at high rates large.
 const linger = time.Millisecond
 
+// fetchWait is how long the broker holds a fetch when there is nothing. It answers at
+// the first committed byte; should it miss one, this is how late the reader may be.
+const fetchWait = 20 * time.Millisecond
+
 // newClient makes the client for both directions. Results are read committed, as their
 // readers do: an outcome counts once its transaction has ended.
 func newClient(brokers []string, most int) (*kgo.Client, error) {
@@ -25,6 +29,7 @@ func newClient(brokers []string, most int) (*kgo.Client, error) {
 		kgo.SeedBrokers(brokers...),
 		kgo.ClientID("roost-loadtest"),
 		kgo.DisableClientMetrics(),
+		kgo.MetadataMinAge(100*time.Millisecond),       // a leader that is not one yet is asked for again soon
 		kgo.RecordPartitioner(kgo.ManualPartitioner()), // the partition of each node is known beforehand
 		kgo.ProducerLinger(linger),
 		kgo.ProducerBatchCompression(kgo.NoCompression()), // args would compress like no real ones
@@ -32,12 +37,23 @@ func newClient(brokers []string, most int) (*kgo.Client, error) {
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
 		kgo.FetchMaxBytes(16<<20),
 		kgo.FetchMaxPartitionBytes(4<<20),
-		kgo.FetchMaxWait(500*time.Millisecond),
+		kgo.FetchMinBytes(1),
+		kgo.FetchMaxWait(fetchWait),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("--kafka %v: %w", brokers, err)
 	}
 	return cl, nil
+}
+
+// Partitions returns how many partitions a topic has.
+func Partitions(ctx context.Context, brokers []string, topic string) (int32, error) {
+	cl, err := newClient(brokers, 1)
+	if err != nil {
+		return 0, err
+	}
+	defer cl.Close()
+	return partitions(ctx, cl, topic)
 }
 
 // partitions returns how many partitions a topic has.

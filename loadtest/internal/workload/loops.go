@@ -52,14 +52,15 @@ func (r *run) due(seq int64) time.Duration {
 }
 
 func (r *run) send(s *slot, seq int64) {
-	sent := time.Since(r.started)
+	now := clock()
+	due := now
 	if r.cfg.Rate > 0 {
-		sent = r.due(seq)
+		due = r.startNs + r.due(seq).Nanoseconds()
 	}
 	node := int(seq * int64(r.stride) % int64(len(r.keys)))
-	r.t.fill(s.value, s.idx, seq, sent.Nanoseconds(), r.cfg.NodeIDs[node])
+	r.t.fill(s.value, s.idx, seq, due, r.cfg.NodeIDs[node])
 	s.rec = kgo.Record{Context: s, Topic: r.slots.topic, Partition: r.parts[node], Key: r.keys[node], Value: s.value}
-	r.slots.begin(s, seq)
+	r.slots.begin(s, seq, now)
 	r.produced.Add(1)
 	r.cl.Produce(s, &s.rec, r.promise)
 }
@@ -71,7 +72,7 @@ func (r *run) consume(ctx context.Context) {
 		if ctx.Err() != nil || fs.IsClientClosed() {
 			return
 		}
-		now := time.Since(r.started).Nanoseconds()
+		now := clock()
 		fs.EachPartition(func(p kgo.FetchTopicPartition) {
 			if p.Err != nil && !errors.Is(p.Err, context.Canceled) {
 				r.note("consume " + p.Topic + ": " + p.Err.Error())
@@ -123,7 +124,7 @@ type supervisor struct {
 // supervise takes the marks, reports progress, and returns when the run is over.
 func (r *run) supervise(ctx context.Context, producerDone <-chan struct{}, stopProducer func()) *Figures {
 	s := &supervisor{
-		r: r, f: &Figures{Run: r.t.run}, stopProducer: stopProducer, producerDone: producerDone,
+		r: r, f: &Figures{Run: r.t.run, RecordBytes: len(r.t.value)}, stopProducer: stopProducer, producerDone: producerDone,
 		begin: r.mark(), warm: r.cfg.Warmup == 0,
 	}
 	ticker := time.NewTicker(10 * time.Millisecond)
@@ -209,10 +210,8 @@ func (f *Figures) finish(r *run) {
 	f.Counts = r.tally.counts()
 	f.Produced, f.ProduceFailed = r.produced.Load(), r.failed.Load()
 	f.Lost = max(0, f.Produced-f.ProduceFailed-f.Outcomes)
-	f.Latency = r.tally.main
-	if f.Latency.TotalCount() == 0 { // shorter than the warm-up
-		f.Latency = r.tally.warm
-	}
+	l := r.tally.measured()
+	f.Latency, f.Deliver, f.Commit, f.Append = l.whole, l.deliver, l.commit, l.append
 	r.errMu.Lock()
 	defer r.errMu.Unlock()
 	if f.LastError == "" {

@@ -4,10 +4,12 @@ package workload
 
 import (
 	"bytes"
+	"encoding/binary"
 	"net/netip"
 	"testing"
 	"time"
 
+	"github.com/HdrHistogram/hdrhistogram-go"
 	"github.com/stretchr/testify/require"
 
 	"github.com/roost-server/roost/protocol"
@@ -18,7 +20,7 @@ type nodeAddr = netip.AddrPort
 
 func TestTemplateIsWhatTheCodecWouldWrite(t *testing.T) {
 	for _, size := range []int{MinSize, 128, 255, 256, 70_000, MaxSize} {
-		tm, err := newTemplate("0123456789ab", "sim-000000", size)
+		tm, err := newTemplate("0123456789ab", "sim-000000", size, jobTTL)
 		require.NoError(t, err)
 		v := bytes.Clone(tm.value)
 		tm.fill(v, 0xabcdef, 0x123456789a, 987654321, "sim-000042")
@@ -35,19 +37,41 @@ func TestTemplateIsWhatTheCodecWouldWrite(t *testing.T) {
 		require.True(t, ok)
 		require.EqualValues(t, 0xabcdef, slot)
 		require.EqualValues(t, 0x123456789a, seq)
-		sent, ok := tm.stamp(j.Args, seq)
+		got, ok := tm.stamps(j.Args, seq)
 		require.True(t, ok)
-		require.EqualValues(t, 987654321, sent)
+		require.Equal(t, stamps{sentNs: 987654321}, got)
 
-		_, ok = tm.stamp(j.Args, seq+1)
+		_, ok = tm.stamps(j.Args, seq+1)
 		require.False(t, ok, "the output of another job")
-		_, ok = tm.stamp(j.Args[:len(j.Args)-1], seq)
-		require.False(t, ok && size > 16, "cut short")
+		_, ok = tm.stamps(j.Args[:len(j.Args)-1], seq)
+		require.False(t, ok, "cut short")
+
+		id, args, err := tm.copied(v)
+		require.NoError(t, err)
+		require.Equal(t, j.ID, id)
+		require.Equal(t, []byte(j.Args), args)
+		_, _, err = tm.copied(v[1:])
+		require.Error(t, err)
+
+		before := clock()
+		Stamp(j.Args)
+		got, ok = tm.stamps(j.Args, seq)
+		require.True(t, ok, "the stamp is no part of what is compared")
+		require.EqualValues(t, 987654321, got.sentNs)
+		require.True(t, got.receivedNs >= before && got.receivedNs <= clock())
 	}
 	for _, bad := range []string{"", "0123456789ab", "0123456789ab-abcdef-12345678zz", "1123456789ab-abcdef-123456789a", "0123456789ab-abcdef-123456789a0"} {
 		tm := template{run: "0123456789ab"}
 		_, _, ok := tm.parseID(bad)
 		require.False(t, ok, bad)
+	}
+}
+
+func TestStampLeavesOthersArgsAlone(t *testing.T) {
+	for _, args := range [][]byte{nil, {}, {0xc4}, {0xc0}, {0xc4, 23, 22: 0}, {0x80, 100: 1}, {0xdb, 0, 0, 0, 100, 200: 1}} {
+		was := bytes.Clone(args)
+		Stamp(args)
+		require.Equal(t, was, args)
 	}
 }
 
@@ -63,7 +87,7 @@ func TestStrideVisitsEveryNode(t *testing.T) {
 }
 
 func TestASlotIsFreeAfterBothAckAndOutcome(t *testing.T) {
-	tm, err := newTemplate("0123456789ab", "n", 16)
+	tm, err := newTemplate("0123456789ab", "n", MinSize, jobTTL)
 	require.NoError(t, err)
 	for name, steps := range map[string]func(p *slots, s *slot){
 		"ack first":                       func(p *slots, s *slot) { p.acked(s, false); p.ended(0, 7) },
@@ -77,7 +101,7 @@ func TestASlotIsFreeAfterBothAckAndOutcome(t *testing.T) {
 		p := newSlots(tm, "t", 1)
 		got := p.take(nil, 5)
 		require.Len(t, got, 1, name)
-		p.begin(got[0], 7)
+		p.begin(got[0], 7, 99)
 		require.Empty(t, p.take(nil, 5), name)
 		steps(p, got[0])
 		require.Len(t, p.freed, 1, name)
@@ -86,33 +110,43 @@ func TestASlotIsFreeAfterBothAckAndOutcome(t *testing.T) {
 	}
 	p := newSlots(tm, "t", 1)
 	s := p.take(nil, 1)[0]
-	p.begin(s, 7)
-	p.acked(s, false)
+	p.begin(s, 7, 99)
+	require.EqualValues(t, 99, p.acked(s, false))
 	require.Empty(t, p.take(nil, 1), "the outcome is still due")
 }
 
 func TestPercentiles(t *testing.T) {
-	tm, err := newTemplate("0123456789ab", "n", 16)
+	tm, err := newTemplate("0123456789ab", "n", MinSize, jobTTL)
 	require.NoError(t, err)
 	y := newTally(tm, 1000)
 	var w record.ResultWriter
 	value := bytes.Clone(tm.value)
-	enter := func(seq, sent, now int64) {
+	outcome := func(seq, sent, received, now int64) {
 		tm.fill(value, 0, seq, sent, "n")
-		out := appendBin(nil, value[tm.argsAt:tm.argsAt+16])
-		v, err := w.Append(nil, record.Msgpack, &record.Result{Job: string(tm.appendID(nil, 0, seq)), Output: out})
+		binary.BigEndian.PutUint64(value[tm.argsAt+receivedAt:], uint64(received))
+		v, err := w.Append(nil, record.Msgpack, &record.Result{Job: string(tm.appendID(nil, 0, seq)), Output: value[tm.headAt : tm.argsAt+MinSize]})
 		require.NoError(t, err)
 		_, _, first := y.record("", v, now)
 		require.True(t, first)
 	}
-	enter(0, 999, int64(time.Hour)) // of the warm-up
+	outcome(0, 999, 0, int64(time.Hour)) // of the warm-up, by a node that does not stamp
+	require.Equal(t, y.warm.whole, y.measured().whole, "there is nothing else yet")
+	y.acked(999, 10_999)
 	for i := int64(1); i <= 1000; i++ {
-		enter(i*70_000, 5000, 5000+i*1_000_000) // far numbers: the bitmap has gaps
+		// Far numbers: the bitmap has gaps.
+		outcome(i*70_000, 5000, 5000+i*200_000, 5000+i*1_000_000)
+		y.acked(5000, 5000+i*30_000)
 	}
-	require.EqualValues(t, 1000, y.main.TotalCount())
-	require.InEpsilon(t, 500_000, y.main.ValueAtPercentile(50), 0.002)
-	require.InEpsilon(t, 990_000, y.main.ValueAtPercentile(99), 0.002)
-	require.EqualValues(t, 1, y.warm.TotalCount())
+	m := y.measured()
+	for h, msec := range map[*hdrhistogram.Histogram]float64{m.whole: 1, m.deliver: 0.2, m.commit: 0.8, m.append: 0.03} {
+		require.EqualValues(t, 1000, h.TotalCount())
+		require.InEpsilon(t, msec*500_000, h.ValueAtPercentile(50), 0.002)
+		require.InEpsilon(t, msec*990_000, h.ValueAtPercentile(99), 0.002)
+		require.InEpsilon(t, msec*999_000, h.ValueAtPercentile(99.9), 0.002)
+	}
+	require.EqualValues(t, 1, y.warm.whole.TotalCount())
+	require.Zero(t, y.warm.deliver.TotalCount()+y.warm.commit.TotalCount())
+	require.EqualValues(t, 1, y.warm.append.TotalCount())
 	require.EqualValues(t, 1001, y.counts().Outcomes)
 	_, _, first := y.record("", []byte("{"), 0)
 	require.False(t, first)
@@ -121,7 +155,7 @@ func TestPercentiles(t *testing.T) {
 }
 
 func BenchmarkTally(b *testing.B) {
-	tm, _ := newTemplate("0123456789ab", "sim-000000", 128)
+	tm, _ := newTemplate("0123456789ab", "sim-000000", 128, jobTTL)
 	y := newTally(tm, 0)
 	var w record.ResultWriter
 	v, _ := w.Append(nil, record.Msgpack, &record.Result{
@@ -135,7 +169,7 @@ func BenchmarkTally(b *testing.B) {
 }
 
 func BenchmarkFill(b *testing.B) {
-	tm, _ := newTemplate("0123456789ab", "sim-000000", 128)
+	tm, _ := newTemplate("0123456789ab", "sim-000000", 128, jobTTL)
 	p := newSlots(tm, "t", 1)
 	s := p.take(nil, 1)[0]
 	b.ReportAllocs()

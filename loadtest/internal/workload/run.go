@@ -37,6 +37,7 @@ type Config struct {
 	Warmup      time.Duration // the start that the figures leave out
 	Drain       time.Duration // without any new outcome, after which jobs count as lost
 	Size        int           // bytes of args
+	Copies      bool          // results are the job records themselves, as a [Relay] passes them on
 
 	ServerCPU func() (time.Duration, error) // nil: unknown
 	SelfCPU   func() time.Duration
@@ -57,17 +58,25 @@ type Progress struct {
 type Figures struct {
 	Counts
 	Run           string
+	RecordBytes   int // of a job record's value
 	Produced      int64
 	ProduceFailed int64
 	Lost          int64
 	Interrupted   bool
 
 	MeasuredFor  time.Duration
-	MeasuredJobs int64                   // outcomes consumed in that time
-	Latency      *hdrhistogram.Histogram // microseconds
-	ServerCPU    time.Duration           // 0 when unknown
-	SelfCPU      time.Duration
-	NodeCPU      time.Duration
+	MeasuredJobs int64 // outcomes consumed in that time
+
+	// In microseconds. A job counts from when it was handed to the Kafka client, which
+	// is its record's timestamp, or, in an open loop, from when it was due.
+	Latency *hdrhistogram.Histogram // until its outcome was consumed, by a reader of committed records
+	Deliver *hdrhistogram.Histogram // until its node had it; empty when the nodes do not call [Stamp]
+	Commit  *hdrhistogram.Histogram // from then, when the node also sent its result, until its outcome was consumed
+	Append  *hdrhistogram.Histogram // from the Kafka client until the broker had acknowledged it; part of Deliver
+
+	ServerCPU time.Duration // 0 when unknown
+	SelfCPU   time.Duration
+	NodeCPU   time.Duration
 }
 
 // Validate refuses what cannot work, naming the flag.
@@ -106,6 +115,7 @@ type run struct {
 	parts   []int32
 	stride  int
 	started time.Time
+	startNs int64 // the same on the clock of stamps
 
 	produced atomic.Int64
 	failed   atomic.Int64
@@ -139,7 +149,8 @@ func Run(ctx context.Context, cfg Config) (*Figures, error) {
 	defer stopConsumer()
 	defer stopProducer()
 	var consumer sync.WaitGroup
-	r.started = time.Now()
+	r.started, r.startNs = time.Now(), clock()
+	r.tally.warmNs = r.startNs + cfg.Warmup.Nanoseconds()
 	consumer.Go(func() { r.consume(consume) })
 	producerDone := make(chan struct{})
 	go func() { defer close(producerDone); r.produce(produce) }()
@@ -151,12 +162,17 @@ func Run(ctx context.Context, cfg Config) (*Figures, error) {
 	return f, nil
 }
 
-func prepare(ctx context.Context, cfg Config) (*run, error) {
+// NewRunID returns a new name for a run: the start of the ids of its jobs.
+func NewRunID() string {
 	var id [6]byte
 	_, _ = rand.Read(id[:]) // never fails
+	return hex.EncodeToString(id[:])
+}
+
+func prepare(ctx context.Context, cfg Config) (*run, error) {
 	r := &run{cfg: cfg, stride: stride(len(cfg.NodeIDs))}
 	var err error
-	if r.t, err = newTemplate(hex.EncodeToString(id[:]), cfg.NodeIDs[0], cfg.Size); err != nil {
+	if r.t, err = newTemplate(NewRunID(), cfg.NodeIDs[0], cfg.Size, jobTTL); err != nil {
 		return nil, err
 	}
 	limit := cfg.Window
@@ -165,7 +181,8 @@ func prepare(ctx context.Context, cfg Config) (*run, error) {
 	}
 	jobs, results := cfg.TopicPrefix+"jobs", cfg.TopicPrefix+"results"
 	r.slots = newSlots(r.t, jobs, limit)
-	r.tally = newTally(r.t, cfg.Warmup.Nanoseconds())
+	r.tally = newTally(r.t, 0)
+	r.tally.copies = cfg.Copies
 	if r.cl, err = newClient(cfg.Brokers, limit); err != nil {
 		return nil, err
 	}
@@ -191,7 +208,9 @@ func prepare(ctx context.Context, cfg Config) (*run, error) {
 			r.failed.Add(1)
 			r.note("produce: " + err.Error())
 		}
-		r.slots.acked(rec.Context.(*slot), err != nil)
+		if sent := r.slots.acked(rec.Context.(*slot), err != nil); err == nil {
+			r.tally.acked(sent, clock())
+		}
 	}
 	return r, nil
 }

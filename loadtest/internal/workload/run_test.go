@@ -24,7 +24,12 @@ const nodes = 20
 // against starts nodes on the bridge's member and returns a configuration for it.
 func against(t *testing.T, b *membertest.Bridge) Config {
 	t.Helper()
-	f, err := fleet.Start(fleet.Config{Servers: append([]nodeAddr(nil), b.Member.Addr()), Nodes: nodes})
+	return stamped(t, b, Stamp)
+}
+
+func stamped(t *testing.T, b *membertest.Bridge, stamp func([]byte)) Config {
+	t.Helper()
+	f, err := fleet.Start(fleet.Config{Servers: append([]nodeAddr(nil), b.Member.Addr()), Nodes: nodes, OnJob: stamp})
 	require.NoError(t, err)
 	t.Cleanup(f.Stop)
 	<-f.Settled()
@@ -57,7 +62,7 @@ func TestEveryJobHasOneOutcome(t *testing.T) {
 		} else {
 			require.Zero(t, f.Corrupt, f.LastError)
 			require.Equal(t, c.Jobs, f.Latency.TotalCount())
-			require.Positive(t, f.Latency.ValueAtPercentile(50))
+			requireParts(t, f)
 		}
 		require.Equal(t, c.Jobs, f.Produced)
 		require.Equal(t, c.Jobs, f.Outcomes)
@@ -67,6 +72,39 @@ func TestEveryJobHasOneOutcome(t *testing.T) {
 		require.Zero(t, b.Misplaced())
 		require.Positive(t, f.MeasuredFor)
 	}
+}
+
+// requireParts checks that the way of each job has two parts, which make up the whole.
+func requireParts(t *testing.T, f *Figures) {
+	t.Helper()
+	require.Equal(t, f.Latency.TotalCount(), f.Deliver.TotalCount())
+	require.Equal(t, f.Latency.TotalCount(), f.Commit.TotalCount())
+	require.Equal(t, f.Latency.TotalCount(), f.Append.TotalCount())
+	require.Positive(t, f.Deliver.ValueAtPercentile(50))
+	require.Positive(t, f.Commit.ValueAtPercentile(50))
+	require.Positive(t, f.Append.ValueAtPercentile(50))
+	// Each is rounded down to 1 us, and to three digits.
+	require.InDelta(t, f.Latency.Mean(), f.Deliver.Mean()+f.Commit.Mean(), 3+f.Latency.Mean()/100)
+}
+
+// Nodes that do not stamp what they get leave the parts unknown, not wrong.
+func TestPartsAreUnknownWithoutStamps(t *testing.T) {
+	c := stamped(t, membertest.StartBridge(t, &membertest.Bridge{}), nil)
+	f, err := Run(context.Background(), c)
+	require.NoError(t, err)
+	require.Zero(t, f.Corrupt, f.LastError)
+	require.Equal(t, c.Jobs, f.Latency.TotalCount())
+	require.Zero(t, f.Deliver.TotalCount()+f.Commit.TotalCount())
+}
+
+// What an aborted transaction left behind is no outcome.
+func TestResultsAreReadCommitted(t *testing.T) {
+	b := membertest.StartBridge(t, &membertest.Bridge{Abort: 20})
+	c := against(t, b)
+	f, err := Run(context.Background(), c)
+	require.NoError(t, err)
+	require.Equal(t, c.Jobs, f.Outcomes)
+	require.Zero(t, f.Duplicates+f.Lost+f.Corrupt, f.LastError)
 }
 
 func seedRecord(t *testing.T) []byte {
@@ -161,7 +199,7 @@ func TestRunRefuses(t *testing.T) {
 		"--nodes":                func(c *Config) { c.NodeIDs = nil },
 		"--rate":                 func(c *Config) { c.Rate = -1 },
 		"--window":               func(c *Config) { c.Window = 0 },
-		"--size":                 func(c *Config) { c.Size = 15 },
+		"--size":                 func(c *Config) { c.Size = MinSize - 1 },
 		"--size: 458748":         func(c *Config) { c.Size = MaxSize + 1 },
 		"--jobs":                 func(c *Config) { c.Jobs = -1 },
 		"--duration":             func(c *Config) { c.Jobs = 0 },

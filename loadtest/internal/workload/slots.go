@@ -17,6 +17,7 @@ type slot struct {
 
 	// Guarded by slots.mu.
 	seq   int64 // the job that it carries; -1: none
+	sent  int64 // when it was handed to the Kafka client; see clock
 	await uint8 // what is still to come: awaitAck, awaitOutcome
 }
 
@@ -64,22 +65,24 @@ func (p *slots) take(dst []*slot, most int) []*slot {
 }
 
 // begin makes s carry job seq.
-func (p *slots) begin(s *slot, seq int64) {
+func (p *slots) begin(s *slot, seq, sentNs int64) {
 	p.mu.Lock()
-	s.seq, s.await = seq, awaitAck|awaitOutcome
+	s.seq, s.sent, s.await = seq, sentNs, awaitAck|awaitOutcome
 	p.mu.Unlock()
 }
 
 // acked notes that the broker has s's record, or has refused it: then no outcome will
-// come.
-func (p *slots) acked(s *slot, failed bool) {
+// come. It returns when the record was handed to the Kafka client.
+func (p *slots) acked(s *slot, failed bool) (sentNs int64) {
 	p.mu.Lock()
+	sentNs = s.sent
 	s.await &^= awaitAck
 	if failed {
 		s.await, s.seq = 0, -1
 	}
 	p.release(s)
 	p.mu.Unlock()
+	return sentNs
 }
 
 // ended notes the outcome of job seq in slot idx. Outcomes of jobs that the slot does

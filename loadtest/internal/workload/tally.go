@@ -27,14 +27,34 @@ type Counts struct {
 	LastError  string           // of the newest outcome that is not ok, or unreadable record
 }
 
+// latencies are where the time of jobs went, in microseconds.
+type latencies struct {
+	whole   *hdrhistogram.Histogram // from sent, or due, to its outcome consumed
+	deliver *hdrhistogram.Histogram // from sent, or due, to received by the node
+	commit  *hdrhistogram.Histogram // from there to its outcome consumed
+	append  *hdrhistogram.Histogram // from sent to acknowledged by the broker; guarded by tally.mu
+}
+
+func newHistogram() *hdrhistogram.Histogram { return hdrhistogram.New(1, maxLatencyUs, 3) }
+
+func newLatencies() *latencies {
+	return &latencies{newHistogram(), newHistogram(), newHistogram(), newHistogram()}
+}
+
+// enter records that something took so many nanoseconds.
+func enter(h *hdrhistogram.Histogram, ns int64) {
+	_ = h.RecordValue(min(max(ns/1000, 1), maxLatencyUs))
+}
+
 // tally keeps the books of a run. record belongs to the consumer's goroutine; counts
 // is for any.
 type tally struct {
 	t      *template
+	copies bool  // results are the job records themselves, as a relay passes them on
 	warmNs int64 // jobs sent before are kept apart
 	pages  []*[pageJobs / 64]uint64
-	main   *hdrhistogram.Histogram // latency in microseconds
-	warm   *hdrhistogram.Histogram
+	main   *latencies
+	warm   *latencies
 
 	mu   sync.Mutex
 	c    Counts
@@ -42,14 +62,22 @@ type tally struct {
 }
 
 func newTally(t *template, warmNs int64) *tally {
-	h := func() *hdrhistogram.Histogram { return hdrhistogram.New(1, maxLatencyUs, 3) }
-	return &tally{t: t, warmNs: warmNs, main: h(), warm: h()}
+	return &tally{t: t, warmNs: warmNs, main: newLatencies(), warm: newLatencies()}
+}
+
+// parse reads a record of the results topic.
+func (y *tally) parse(contentType string, value []byte) (record.Result, error) {
+	if !y.copies {
+		return record.ParseResult(contentType, value)
+	}
+	id, args, err := y.t.copied(value)
+	return record.Result{Job: id, Outcome: protocol.OutcomeOK, Output: args}, err
 }
 
 // record enters one record of the results topic, consumed at nowNs. first is true for
 // the first outcome of a job of this run, whose slot and number it returns.
 func (y *tally) record(contentType string, value []byte, nowNs int64) (slot int32, seq int64, first bool) {
-	r, err := record.ParseResult(contentType, value)
+	r, err := y.parse(contentType, value)
 	y.mu.Lock()
 	defer y.mu.Unlock()
 	if err != nil {
@@ -72,18 +100,46 @@ func (y *tally) record(contentType string, value []byte, nowNs int64) (slot int3
 		y.c.LastError = fmt.Sprintf("job %s on %s: %v %s", r.Job, r.Node, r.Outcome, r.Error)
 		return slot, seq, true
 	}
-	sent, ok := y.t.stamp(r.Output, seq)
+	s, ok := y.t.stamps(r.Output, seq)
 	if !ok {
 		y.c.Corrupt++
 		y.c.LastError = fmt.Sprintf("job %s on %s: the output of %d bytes is not the job's args", r.Job, r.Node, len(r.Output))
 		return slot, seq, true
 	}
-	h := y.main
-	if sent < y.warmNs {
-		h = y.warm
+	l := y.main
+	if s.sentNs < y.warmNs {
+		l = y.warm
 	}
-	_ = h.RecordValue(min(max((nowNs-sent)/1000, 1), maxLatencyUs))
+	enter(l.whole, nowNs-s.sentNs)
+	if s.receivedNs != 0 {
+		enter(l.deliver, s.receivedNs-s.sentNs)
+		enter(l.commit, nowNs-s.receivedNs)
+	}
 	return slot, seq, true
+}
+
+// acked enters that the broker has a job. Any goroutine may call it.
+func (y *tally) acked(sentNs, nowNs int64) {
+	l := y.main
+	if sentNs < y.warmNs {
+		l = y.warm
+	}
+	y.mu.Lock()
+	enter(l.append, nowNs-sentNs)
+	y.mu.Unlock()
+}
+
+// measured returns the latencies without the warm-up's, unless the run was shorter.
+// The consumer has stopped; acknowledgements may still come.
+func (y *tally) measured() latencies {
+	l := *y.main
+	if l.whole.TotalCount() == 0 {
+		l = *y.warm
+	}
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	l.append = hdrhistogram.Import(l.append.Export())
+	return l
 }
 
 // mark notes that job seq has an outcome, and reports whether it had one before.

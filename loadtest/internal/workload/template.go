@@ -12,13 +12,49 @@ import (
 	"github.com/roost-server/roost/protocol/record"
 )
 
-// Limits of Config.Size: the args carry the send time and the job's number, and have
-// to fit a payload with their msgpack header.
+// Limits of Config.Size: the args begin with three numbers of 8 bytes, and have to fit
+// a payload with their msgpack header.
 const (
 	MinSize   = argsStamp
 	MaxSize   = protocol.MaxPayloadBytes - 5
-	argsStamp = 16
+	argsStamp = 24
+
+	sentAt     = 0  // when the job was sent, or was due; see clock
+	seqAt      = 8  // the job's number
+	receivedAt = 16 // when the node received it; 0 until then
 )
+
+// began is the zero of clock.
+var began = time.Now()
+
+// clock is the one clock of all stamps of this process, in nanoseconds; it never
+// goes back.
+func clock() int64 { return int64(time.Since(began)) }
+
+// Stamp notes in a job's args, as they came in a JOB frame, that a node has received
+// the job now. A node that calls it before it returns the args as its output tells so
+// how long the job was on its way. Args of other producers are left alone.
+func Stamp(args []byte) {
+	if k := binHeader(args); k > 0 && len(args) >= k+argsStamp {
+		binary.BigEndian.PutUint64(args[k+receivedAt:], uint64(clock()))
+	}
+}
+
+// binHeader is the length of a msgpack binary's header; 0: b is something else.
+func binHeader(b []byte) int {
+	if len(b) == 0 {
+		return 0
+	}
+	switch b[0] {
+	case 0xc4:
+		return 2
+	case 0xc5:
+		return 3
+	case 0xc6:
+		return 5
+	}
+	return 0
+}
 
 // jobTTL is how long an abandoned job may stay in the server under test.
 const jobTTL = 10 * time.Minute
@@ -31,20 +67,22 @@ type template struct {
 	idAt   int
 	nodeAt int
 	argsAt int // of the bytes themselves
+	headAt int // of their msgpack header
 	size   int
 }
 
 // newTemplate encodes the first job through package record and finds the places that
 // change. All node ids of a run have the length of node.
-func newTemplate(run, node string, size int) (*template, error) {
+func newTemplate(run, node string, size int, ttl time.Duration) (*template, error) {
 	t := &template{run: run, size: size}
 	id := string(t.appendID(nil, 0, 0))
 	args := make([]byte, size)
 	for i := argsStamp; i < size; i++ {
 		args[i] = byte(i)
 	}
+	bin := appendBin(nil, args)
 	j := record.Job{
-		ID: id, Kind: "echo", Target: record.Target{Node: node}, Args: appendBin(nil, args), TTL: jobTTL,
+		ID: id, Kind: "echo", Target: record.Target{Node: node}, Args: bin, TTL: ttl,
 	}
 	check := j // Validate fills in defaults, which records leave to the server
 	if err := check.Validate(); err != nil {
@@ -57,6 +95,7 @@ func newTemplate(run, node string, size int) (*template, error) {
 	t.idAt = bytes.Index(t.value, []byte(id))
 	t.nodeAt = t.idAt + len(id) + bytes.Index(t.value[t.idAt+len(id):], []byte(node))
 	t.argsAt = t.nodeAt + len(node) + bytes.Index(t.value[t.nodeAt+len(node):], args)
+	t.headAt = t.argsAt - (len(bin) - size)
 	return t, nil
 }
 
@@ -65,8 +104,8 @@ func newTemplate(run, node string, size int) (*template, error) {
 func (t *template) fill(value []byte, slot int32, seq, sentNs int64, node string) {
 	t.appendID(value[t.idAt:t.idAt], slot, seq)
 	copy(value[t.nodeAt:], node)
-	binary.BigEndian.PutUint64(value[t.argsAt:], uint64(sentNs))
-	binary.BigEndian.PutUint64(value[t.argsAt+8:], uint64(seq))
+	binary.BigEndian.PutUint64(value[t.argsAt+sentAt:], uint64(sentNs))
+	binary.BigEndian.PutUint64(value[t.argsAt+seqAt:], uint64(seq))
 }
 
 // appendID appends "run-slot-seq", in hexadecimal of fixed width.
@@ -95,15 +134,39 @@ func (t *template) parseID(id string) (slot int32, seq int64, ok bool) {
 	return int32(a), int64(b), err1 == nil && err2 == nil
 }
 
-// stamp checks that output is the args of job seq, and returns when it was sent.
-func (t *template) stamp(output []byte, seq int64) (sentNs int64, ok bool) {
-	k := len(output) - t.size
-	if k < 2 || k > 5 || binary.BigEndian.Uint64(output[k+8:]) != uint64(seq) ||
-		!bytes.Equal(output[k+argsStamp:], t.value[t.argsAt+argsStamp:t.argsAt+t.size]) {
-		return 0, false
-	}
-	return int64(binary.BigEndian.Uint64(output[k:])), true
+// stamps are what a job's output tells of its way.
+type stamps struct {
+	sentNs     int64
+	receivedNs int64 // 0: the node did not say
 }
+
+// stamps checks that output is the args of job seq, and returns when it was where.
+func (t *template) stamps(output []byte, seq int64) (s stamps, ok bool) {
+	k := len(output) - t.size
+	if k < 2 || k != binHeader(output) {
+		return s, false
+	}
+	args := output[k:]
+	if binary.BigEndian.Uint64(args[seqAt:]) != uint64(seq) ||
+		!bytes.Equal(args[argsStamp:], t.value[t.argsAt+argsStamp:t.argsAt+t.size]) {
+		return s, false
+	}
+	s.sentNs = int64(binary.BigEndian.Uint64(args[sentAt:]))
+	s.receivedNs = int64(binary.BigEndian.Uint64(args[receivedAt:]))
+	return s, true
+}
+
+// copied is what a relay passed on: the job record itself. It returns the job's id and
+// args, with their header.
+func (t *template) copied(value []byte) (id string, args []byte, err error) {
+	if len(value) != len(t.value) {
+		return "", nil, fmt.Errorf("%d bytes; the records of this load have %d", len(value), len(t.value))
+	}
+	return string(value[t.idAt : t.idAt+idBytes(t.run)]), value[t.headAt : t.argsAt+t.size], nil
+}
+
+// idBytes is the length of what appendID appends.
+func idBytes(run string) int { return len(run) + 1 + 6 + 1 + 10 }
 
 // appendBin appends b as a msgpack binary.
 func appendBin(dst, b []byte) []byte {
