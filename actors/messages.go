@@ -88,8 +88,8 @@ func (b *ToGate) Release() {
 	toGates.Put(b)
 }
 
-// Announce asks a gate to register again all of its nodes that hash to a shard,
-// which has just started.
+// Announce asks a gate to register again all of its nodes that hash to a shard, which has
+// just started or begun anew, and to tell it which of its jobs nodes have.
 type Announce struct{ Shard uint32 }
 
 // Result is a RESULT as a gate heard it. The byte fields lie in the batch's arena
@@ -145,7 +145,7 @@ const (
 	Sent                          // left the session's queue for the socket
 	Busy                          // the session's queue is full
 	Accepted                      // the node has it and works on it
-	Running                       // the node says in HELLO that it still runs it
+	Running                       // the node has it: it says so in HELLO, or the shard began anew
 	Held                          // the node says in HELLO that its result follows
 	Lost                          // the session that had it ended
 )

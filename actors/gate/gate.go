@@ -304,6 +304,7 @@ func (g *Gate) register(s *session.Session) {
 
 func (g *Gate) announce(shard uint32) {
 	for _, s := range g.sessions {
+		s.Tell(shard)
 		if s.Home == shard {
 			g.register(s)
 		}

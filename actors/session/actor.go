@@ -92,6 +92,15 @@ func (s *Session) Conn() Conn { return s.conn }
 // Load returns how many jobs the node has and how many wait for it.
 func (s *Session) Load() (inFlight, queued int) { return s.core.InFlight(), s.core.Queued() }
 
+// Tell tells a shard that has begun anew what the node has of it, through the uplink. It
+// is called on the event loop.
+func (s *Session) Tell(shard uint32) {
+	s.core.Has(shard, func(jobID string, attempt uint32) {
+		s.uplink.Notice(shard, actors.Notice{Kind: actors.Running, Node: s.core.node, JobID: jobID,
+			Attempt: attempt, Incarnation: s.core.incarnation})
+	})
+}
+
 // The messages that a session takes. The gate reuses one of each.
 type (
 	// Frame is one frame from the node; Body is valid only during the call.

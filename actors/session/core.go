@@ -165,6 +165,15 @@ func (c *Core) End(eff *Effects) {
 	c.inflight, c.queue = nil, nil
 }
 
+// Has calls fn for each job of a shard that the node has.
+func (c *Core) Has(shard uint32, fn func(jobID string, attempt uint32)) {
+	for i := range c.inflight {
+		if f := &c.inflight[i]; f.shard == shard {
+			fn(f.jobID, f.attempt)
+		}
+	}
+}
+
 // InFlight returns how many jobs the node has, and Queued how many wait for it.
 func (c *Core) InFlight() int { return len(c.inflight) }
 

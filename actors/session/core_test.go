@@ -256,3 +256,16 @@ func TestWhatIsLongOverdueMakesRoom(t *testing.T) {
 	require.Len(t, e.Cancels, 1, "a delivery that finds no room looks too")
 	require.Len(t, e.Jobs, 1)
 }
+
+func TestWhatTheNodeHasOfAShard(t *testing.T) {
+	var e Effects
+	c := Core{node: "n", incarnation: 7, credit: 9}
+	for i, job := range []string{"a", "b", "c"} {
+		d := delivery(job, uint32(i+1), 0)
+		d.Shard = uint32(i % 2)
+		c.Deliver(t0, d, &e)
+	}
+	var got []string
+	c.Has(0, func(job string, attempt uint32) { got = append(got, fmt.Sprint(job, attempt)) })
+	require.Equal(t, []string{"a1", "c3"}, got)
+}

@@ -202,7 +202,14 @@ func (c *Core) Rebuilt(nowMs int64, m *Rebuilt, eff *Effects) {
 // notice takes what became of a delivery.
 func (c *Core) notice(gate uint32, n *actors.Notice) {
 	j := c.pending.byID[n.JobID]
-	if j == nil || c.rebuild != nil {
+	if c.rebuild != nil {
+		return
+	}
+	if j == nil {
+		if _, ended := c.ended.find(hashID(n.JobID)); ended && n.Kind == actors.Running {
+			c.eff.Withdrawals = append(c.eff.Withdrawals, GateWithdrawal{Gate: gate, Withdrawal: actors.Withdrawal{
+				Node: n.Node, JobID: n.JobID, Attempt: n.Attempt, Reason: "the job has ended"}})
+		}
 		return
 	}
 	a := j.find(n.Node)

