@@ -20,30 +20,58 @@ import (
 // backend answers the API from the member's shards.
 type backend struct{ m *Member }
 
-// Submit implements api.Backend.
+// Submit implements api.Backend. While the job's own shard is being rebuilt, which takes milliseconds
+// unless it holds very many jobs, the answer waits for it, for at most submitPatience.
 func (b *backend) Submit(ctx context.Context, j *record.Job) error {
+	giveUp := time.Now().Add(submitPatience)
+	for {
+		busy, err := b.admit(ctx, j)
+		switch {
+		case err != nil:
+			return err
+		case busy == nil:
+			return submission(b.m.submitter.Submit(ctx, j, kafka.PartitionByKey))
+		case time.Now().After(giveUp):
+			return busy
+		}
+		select {
+		case <-time.After(submitPause):
+		case <-ctx.Done():
+			return busy
+		}
+	}
+}
+
+const (
+	submitPatience = 2 * time.Second
+	submitPause    = 20 * time.Millisecond
+)
+
+// admit refuses a job whose id is known. The first result says that only time will tell: the job's
+// own shard is being rebuilt, and no other could know of a first one.
+func (b *backend) admit(ctx context.Context, j *record.Job) (busy, err error) {
 	known, err := b.known(ctx, j.ID)
 	switch {
 	case err != nil:
-		return err
+		return nil, err
 	case known.Summary != nil:
-		return &api.Duplicate{Job: jobView(known.Summary, false)}
+		return nil, &api.Duplicate{Job: jobView(known.Summary, false)}
 	case known.Ended:
-		return &api.Duplicate{Job: api.JobView{ID: j.ID, State: api.StateDone, Outcomes: map[string]int{}}}
-	case known.Rebuilding:
-		// Only its own shard can know of a first one.
-		home := uint32(record.Partition(j.Key(), int32(b.m.info.Partitions)))
-		shards, err := b.statuses(ctx)
-		if err != nil {
-			return err
-		}
-		for i := range shards {
-			if shards[i].Partition == home && shards[i].Rebuilding {
-				return rebuilding(shards)
-			}
+		return nil, &api.Duplicate{Job: api.JobView{ID: j.ID, State: api.StateDone, Outcomes: map[string]int{}}}
+	case !known.Rebuilding:
+		return nil, nil
+	}
+	home := uint32(record.Partition(j.Key(), int32(b.m.info.Partitions)))
+	shards, err := b.statuses(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for i := range shards {
+		if shards[i].Partition == home && shards[i].Rebuilding {
+			return rebuilding(shards), nil
 		}
 	}
-	return submission(b.m.submitter.Submit(ctx, j, kafka.PartitionByKey))
+	return nil, nil
 }
 
 // submission gives an error of the producer the class that the API goes by.
