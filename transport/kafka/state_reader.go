@@ -168,8 +168,8 @@ func (r *stateReader) begin(ctx context.Context, partitions []int32) error {
 
 // offsets asks until there is an answer, ctx ends, or the brokers refuse.
 func (r *stateReader) offsets(ctx context.Context, partitions []int32, spec ck.OffsetSpec, level ck.IsolationLevel) (map[int32]int64, error) {
-	for {
-		m, err := r.askOffsets(ctx, partitions, spec, level)
+	for timeout := firstOffsetsTimeout; ; timeout = min(2*timeout, stateOffsetsTimeout) {
+		m, err := r.askOffsets(ctx, partitions, spec, level, timeout)
 		switch {
 		case err == nil:
 			return m, nil
@@ -187,15 +187,21 @@ func (r *stateReader) offsets(ctx context.Context, partitions []int32, spec ck.O
 	}
 }
 
-// stateOffsetsTimeout bounds one question for the ends of partitions.
-const stateOffsetsTimeout = 5 * time.Second
+// These bound one question for the ends of partitions. The first is short: one that librdkafka
+// 2.15 was asked just before it gave up the connection to its bootstrap server it may never send.
+const (
+	firstOffsetsTimeout = 300 * time.Millisecond
+	stateOffsetsTimeout = 5 * time.Second
+)
 
-func (r *stateReader) askOffsets(ctx context.Context, partitions []int32, spec ck.OffsetSpec, level ck.IsolationLevel) (map[int32]int64, error) {
+func (r *stateReader) askOffsets(ctx context.Context, partitions []int32, spec ck.OffsetSpec, level ck.IsolationLevel,
+	timeout time.Duration,
+) (map[int32]int64, error) {
 	ask := make(map[ck.TopicPartition]ck.OffsetSpec, len(partitions))
 	for _, p := range partitions {
 		ask[ck.TopicPartition{Topic: &r.topic, Partition: p}] = spec
 	}
-	res, err := r.admin.ListOffsets(ctx, ask, ck.SetAdminIsolationLevel(level), ck.SetAdminRequestTimeout(stateOffsetsTimeout))
+	res, err := r.admin.ListOffsets(ctx, ask, ck.SetAdminIsolationLevel(level), ck.SetAdminRequestTimeout(timeout))
 	if err != nil {
 		return nil, err
 	}
@@ -349,7 +355,7 @@ func (r *stateReader) look(ctx context.Context, now time.Time) error {
 	slices.Sort(silent)
 	ask, cancel := context.WithTimeout(ctx, stateTick)
 	defer cancel()
-	stable, err := r.askOffsets(ask, silent, ck.LatestOffsetSpec, ck.IsolationLevelReadCommitted)
+	stable, err := r.askOffsets(ask, silent, ck.LatestOffsetSpec, ck.IsolationLevelReadCommitted, stateTick)
 	if err != nil {
 		if transient(err) || ask.Err() != nil {
 			return nil // the brokers are away
@@ -376,7 +382,7 @@ func (r *stateReader) look(ctx context.Context, now time.Time) error {
 func (r *stateReader) cut(ctx context.Context, id int32, p *statePart) error {
 	ask, cancel := context.WithTimeout(ctx, stateTick)
 	defer cancel()
-	high, err := r.askOffsets(ask, []int32{id}, ck.LatestOffsetSpec, ck.IsolationLevelReadUncommitted)
+	high, err := r.askOffsets(ask, []int32{id}, ck.LatestOffsetSpec, ck.IsolationLevelReadUncommitted, stateTick)
 	if err != nil || high[id] >= p.end {
 		return nil //nolint:nilerr // asked again when the partition is still silent
 	}

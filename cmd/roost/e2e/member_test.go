@@ -121,7 +121,10 @@ func (m *member) getText(path string) (status int, body []byte) {
 // submit sends a job to the API and returns the status of the answer.
 func (m *member) submit(job map[string]any) (status int, header http.Header) {
 	m.t.Helper()
-	status, header, _ = m.request(http.MethodPost, "/v1/jobs", job)
+	status, header, body := m.request(http.MethodPost, "/v1/jobs", job)
+	if status >= http.StatusInternalServerError {
+		m.t.Logf("POST /v1/jobs: %d %s", status, body)
+	}
 	return status, header
 }
 
