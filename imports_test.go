@@ -22,12 +22,13 @@ var rules = []struct {
 	{"actors", []string{"protocol", "actors"}, []string{gnet, confluent, kgo}},
 	{"transport/tcp", []string{"protocol", "transport/tcp"}, []string{protoactor, confluent, kgo}},
 	{"transport/kafka", []string{"transport/kafka"}, []string{protoactor, gnet}},
-	{"cluster", []string{"protocol", "cluster"}, []string{gnet, confluent, kgo}},
+	{"cluster", []string{"protocol", "actors", "cluster"}, []string{gnet, confluent, kgo}},
 	{"sdk", []string{"protocol", "sdk"}, []string{protoactor, gnet, confluent, kgo, zap}},
 	{"loadtest", []string{"protocol", "loadtest"}, []string{protoactor, confluent}},
 	{"cmd/roost/internal/probe", []string{"cmd/roost/internal/probe"}, []string{protoactor, gnet, confluent, kgo}},
 	{"cmd/roost", []string{"*"}, nil},
 	{"docs", []string{"*"}, nil},
+	{"deploy", []string{"*"}, nil},
 }
 
 const (

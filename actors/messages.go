@@ -63,6 +63,7 @@ type Ack struct {
 type Eviction struct {
 	Node        string
 	Incarnation uint64 // this one; a newer one stays
+	Contested   bool   // the clocks of two members cannot tell which one is newer: the node may come back
 }
 
 // ToGate is a batch from one shard to one gate.
@@ -80,13 +81,39 @@ func NewToGate() *ToGate { return toGates.Get().(*ToGate) }
 
 // Release gives the batch back; the caller must not touch it afterwards.
 func (b *ToGate) Release() {
-	clear(b.Deliveries)
-	clear(b.Withdrawals)
-	clear(b.Acks)
-	clear(b.Evictions)
-	b.Deliveries, b.Withdrawals, b.Acks, b.Evictions = b.Deliveries[:0], b.Withdrawals[:0], b.Acks[:0], b.Evictions[:0]
+	b.Deliveries, b.Withdrawals = emptied(b.Deliveries), emptied(b.Withdrawals)
+	b.Acks, b.Evictions = emptied(b.Acks), emptied(b.Evictions)
 	toGates.Put(b)
 }
+
+// maxPooledItems keeps one huge batch from pinning its memory in the pool.
+const maxPooledItems = 4096
+
+// emptied returns a list for the next use of its batch.
+func emptied[T any](list []T) []T {
+	if cap(list) > maxPooledItems {
+		return nil
+	}
+	clear(list)
+	return list[:0]
+}
+
+// LoopBits is how many bits of a gate's number tell its event loop.
+const LoopBits = 16
+
+// GateOf returns the number by which shards know a gate: the slot of the link to its
+// member, 0 for this one, and its event loop there.
+func GateOf(slot uint16, loop uint32) uint32 { return uint32(slot)<<LoopBits | loop&(1<<LoopBits-1) }
+
+// SlotOf returns the slot of a gate's member, and LoopOf its event loop there.
+func SlotOf(gate uint32) uint16 { return uint16(gate >> LoopBits) }
+
+// LoopOf returns a gate's event loop on its member.
+func LoopOf(gate uint32) uint32 { return gate & (1<<LoopBits - 1) }
+
+// MemberGone tells a shard that the member behind a slot is gone, and with it every
+// session at its gates. Nothing of that slot may follow.
+type MemberGone struct{ Slot uint16 }
 
 // Announce asks a gate to register again all of its nodes that hash to a shard, which has
 // just started or begun anew, and to tell it which of its jobs nodes have.
@@ -195,13 +222,8 @@ func (b *FromGate) Empty() bool {
 // Release gives the batch back; the caller must not touch it, or anything in its
 // arena, afterwards.
 func (b *FromGate) Release() {
-	clear(b.Results)
-	clear(b.Progress)
-	clear(b.Registrations)
-	clear(b.Notices)
-	clear(b.Departures)
-	b.Results, b.Progress, b.Registrations = b.Results[:0], b.Progress[:0], b.Registrations[:0]
-	b.Notices, b.Departures = b.Notices[:0], b.Departures[:0]
+	b.Results, b.Progress, b.Registrations = emptied(b.Results), emptied(b.Progress), emptied(b.Registrations)
+	b.Notices, b.Departures = emptied(b.Notices), emptied(b.Departures)
 	if cap(b.arena) > maxPooledArena {
 		b.arena = nil
 	}

@@ -265,7 +265,7 @@ func sampleMessages() map[Type]Message {
 	for _, m := range []Message{
 		&Hello{Version: 1, NodeID: "syd-01", Credential: []byte("token"), Credit: 8, Agent: "a/1", Attributes: Attributes{
 			Country: "AU", City: "Sydney", ASN: 1221, Platform: "linux/arm64", Tags: []string{"home"}, Kinds: []string{"ping"}},
-			Running: []Ref{{"job-0", 3, 1}}, Held: []Ref{{"job-9", 4, 2}}},
+			Running: []Ref{{"job-0", 3, 1}}, Held: []Ref{{"job-9", 4, 2}}, LastIncarnation: 41},
 		&Challenge{Method: "hmac-sha256", Nonce: []byte("0123456789abcdef")},
 		&Proof{Method: "hmac-sha256", Proof: []byte("proof")},
 		&Welcome{Version: 1, Incarnation: 7, Member: "a", HeartbeatMs: 30000, AcceptAfterMs: 500, MaxBodyBytes: MaxBodyBytes, ServerTimeMs: 1700000000000},
@@ -279,7 +279,7 @@ func sampleMessages() map[Type]Message {
 		&AttributesUpdate{Attributes: Attributes{Country: "DE", City: "Köln", ASN: 3320, Platform: "linux/amd64", Tags: []string{"dc", "v6"}, Kinds: []string{"ping", "http"}}},
 		&Ping{Nonce: 0x0102030405060708}, &Pong{Nonce: 255},
 		&GoAway{Reason: ReasonDrain, JitterMs: 30000, Addresses: []string{"b.example.net:7700"}, Message: "upgrade"},
-		&Close{Reason: ReasonOverloaded, Message: "too many connections", RetryAfterMs: 5000},
+		&Close{Reason: ReasonOverloaded, Message: "too many connections", RetryAfterMs: 5000, Addresses: []string{"b.example.net:7400"}},
 	} {
 		out[m.Type()] = m
 	}
@@ -331,6 +331,7 @@ func TestEncodeLimits(t *testing.T) {
 		{"credit", &Credit{Credit: MaxCredit + 1}, ReasonMalformed},
 		{"addresses", &GoAway{Addresses: make([]string, MaxAddresses+1)}, ReasonMalformed},
 		{"addresses", &GoAway{Addresses: []string{text(MaxAddressBytes + 1)}}, ReasonMalformed},
+		{"addresses", &Close{Addresses: make([]string, MaxAddresses+1)}, ReasonMalformed},
 	}
 	e := NewEncoder()
 	for _, test := range tests {

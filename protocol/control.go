@@ -70,25 +70,28 @@ func (m *GoAway) decode(d *Decoder) {
 }
 
 // Close is CLOSE, the last frame before the sender closes the connection.
-// On the wire: [reason, message, retry_after_ms].
+// On the wire: [reason, message, retry_after_ms, addresses].
 type Close struct {
 	Reason       Reason
-	Message      string // what was wrong, for a person
-	RetryAfterMs uint32 // when not 0 and the reason allows a return: not before this
+	Message      string   // what was wrong, for a person
+	RetryAfterMs uint32   // when not 0 and the reason allows a return: not before this
+	Addresses    []string // host:port to try first, when the reason allows a return
 }
 
 // Type implements [Message].
 func (*Close) Type() Type { return TypeClose }
 
 func (m *Close) encode(e *Encoder) {
-	e.array(3)
+	e.array(4)
 	e.uint("reason", uint64(m.Reason), 1<<16-1)
 	e.note(m.Message, MaxTextBytes)
 	e.uint("retry_after_ms", uint64(m.RetryAfterMs), 1<<32-1)
+	e.strs("addresses", m.Addresses, MaxAddresses, MaxAddressBytes)
 }
 
 func (m *Close) decode(d *Decoder) {
 	m.Reason = Reason(d.uint("reason", true, 1<<16-1))
 	m.Message = d.str("message", false, MaxTextBytes)
 	m.RetryAfterMs = uint32(d.uint("retry_after_ms", false, 1<<32-1))
+	m.Addresses = d.strs("addresses", MaxAddresses, MaxAddressBytes)
 }

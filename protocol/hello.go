@@ -15,7 +15,8 @@ type Ref struct {
 }
 
 // Hello is HELLO, a node's first frame.
-// On the wire: [version, node_id, credential, credit, agent, attributes, running, held].
+// On the wire: [version, node_id, credential, credit, agent, attributes, running, held,
+// last_incarnation].
 type Hello struct {
 	Version    uint32 // the highest protocol version that the node speaks
 	NodeID     string // stable over reconnects and restarts
@@ -25,13 +26,16 @@ type Hello struct {
 	Attributes Attributes
 	Running    []Ref // assignments that the node still runs from an earlier session
 	Held       []Ref // results that it holds unacknowledged, and sends after WELCOME
+	// LastIncarnation is that of the last WELCOME, 0 for none: the new session's is higher,
+	// even when the member's clock is behind that of the last one.
+	LastIncarnation uint64
 }
 
 // Type implements [Message].
 func (*Hello) Type() Type { return TypeHello }
 
 func (m *Hello) encode(e *Encoder) {
-	e.array(8)
+	e.array(9)
 	e.uint("version", uint64(m.Version), MaxVersion)
 	e.str("node_id", m.NodeID, MaxNodeIDBytes)
 	e.bin("credential", m.Credential, MaxCredentialBytes)
@@ -40,6 +44,7 @@ func (m *Hello) encode(e *Encoder) {
 	e.attributes(&m.Attributes)
 	e.refs("running", m.Running)
 	e.refs("held", m.Held)
+	e.uint("last_incarnation", m.LastIncarnation, 1<<64-1)
 }
 
 func (m *Hello) decode(d *Decoder) {
@@ -54,6 +59,7 @@ func (m *Hello) decode(d *Decoder) {
 	m.Attributes = d.attributes(false)
 	m.Running = d.refs("running")
 	m.Held = d.refs("held")
+	m.LastIncarnation = d.uint("last_incarnation", false, 1<<64-1)
 }
 
 // ValidID reports whether s may be a node or job id: not empty, UTF-8, printable,

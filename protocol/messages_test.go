@@ -170,7 +170,8 @@ func genMessage(t *rapid.T, typ Type) Message {
 	case TypeHello:
 		return &Hello{Version: rapid.Uint32Range(0, MaxVersion).Draw(t, "v"), NodeID: genID(MaxNodeIDBytes).Draw(t, "node"),
 			Credential: genBytes(0, MaxCredentialBytes).Draw(t, "cred"), Credit: rapid.Uint32Range(1, MaxCredit).Draw(t, "credit"),
-			Agent: txt(), Attributes: genAttributes(t), Running: genRefs().Draw(t, "running"), Held: genRefs().Draw(t, "held")}
+			Agent: txt(), Attributes: genAttributes(t), Running: genRefs().Draw(t, "running"), Held: genRefs().Draw(t, "held"),
+			LastIncarnation: rapid.Uint64().Draw(t, "last incarnation")}
 	case TypeChallenge:
 		return &Challenge{Method: "m" + genText(255).Draw(t, "m"), Nonce: genBytes(0, MaxNonceBytes).Draw(t, "nonce")}
 	case TypeProof:
@@ -207,7 +208,7 @@ func genMessage(t *rapid.T, typ Type) Message {
 	case TypeGoAway:
 		return &GoAway{Reason: Reason(u32), JitterMs: u32, Addresses: genTexts(MaxAddresses, MaxAddressBytes).Draw(t, "addr"), Message: txt()}
 	case TypeClose:
-		return &Close{Reason: Reason(u32), Message: txt(), RetryAfterMs: u32}
+		return &Close{Reason: Reason(u32), Message: txt(), RetryAfterMs: u32, Addresses: genTexts(MaxAddresses, MaxAddressBytes).Draw(t, "addr")}
 	}
 	panic(typ)
 }
@@ -260,7 +261,7 @@ func TestLargestHello(t *testing.T) {
 
 func largestHello() *Hello {
 	h := &Hello{Version: MaxVersion, NodeID: text(MaxNodeIDBytes), Credential: []byte(text(MaxCredentialBytes)), Credit: MaxCredit,
-		Agent: text(MaxTextBytes), Attributes: largestAttributes()}
+		Agent: text(MaxTextBytes), Attributes: largestAttributes(), LastIncarnation: 1<<64 - 1}
 	for range MaxResume {
 		h.Running = append(h.Running, Ref{text(MaxJobIDBytes), 1<<32 - 1, MaxAttempts})
 	}

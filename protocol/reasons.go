@@ -25,6 +25,7 @@ const (
 	ReasonSlowReader       Reason = 2002 // the node does not read what it is sent
 	ReasonOverloaded       Reason = 2003 // too many connections, or arriving too fast
 	ReasonNotReady         Reason = 2004 // the member cannot serve sessions yet
+	ReasonContested        Reason = 2005 // two sessions of the node id, and no telling which is newer
 
 	ReasonBadPreface         Reason = 3000 // the first bytes are not Roost's
 	ReasonFrameTooLarge      Reason = 3001 // a frame over the limit
@@ -60,7 +61,7 @@ func (r Reason) Policy() Policy {
 var reasonNames = map[Reason]string{
 	ReasonShutdown: "shutdown", ReasonDrain: "drain", ReasonInternal: "internal error", ReasonBye: "bye",
 	ReasonHelloTimeout: "hello timeout", ReasonHeartbeatTimeout: "heartbeat timeout", ReasonSlowReader: "slow reader",
-	ReasonOverloaded: "overloaded", ReasonNotReady: "not ready",
+	ReasonOverloaded: "overloaded", ReasonNotReady: "not ready", ReasonContested: "contested",
 	ReasonBadPreface: "bad preface", ReasonFrameTooLarge: "frame too large", ReasonMalformed: "malformed",
 	ReasonUnexpected: "unexpected message", ReasonUnsupportedVersion: "unsupported version",
 	ReasonUnauthenticated: "unauthenticated", ReasonReplaced: "replaced",

@@ -115,7 +115,7 @@ func limitMessages() map[Type]Message {
 		TypeCredit: &Credit{MaxCredit}, TypeAttributes: &AttributesUpdate{largestAttributes()},
 		TypePing: &Ping{1<<64 - 1}, TypePong: &Pong{1 << 53},
 		TypeGoAway: &GoAway{65535, 1<<32 - 1, []string{text(MaxAddressBytes)}, text(MaxTextBytes)},
-		TypeClose:  &Close{65535, text(MaxTextBytes), 1<<32 - 1},
+		TypeClose:  &Close{65535, text(MaxTextBytes), 1<<32 - 1, []string{text(MaxAddressBytes)}},
 	}
 }
 

@@ -185,3 +185,30 @@ func BenchmarkSpread(b *testing.B) {
 		Spread(all, 10)
 	}
 }
+
+// BenchmarkDepartMember is what a third of 200,000 nodes costs that leaves at once; without
+// any that leave it is the look at all nodes.
+func BenchmarkDepartMember(b *testing.B) {
+	const nodes = 200_000
+	all := registrations(nodes, 2000)
+	for _, leaving := range []bool{true, false} {
+		b.Run(fmt.Sprintf("leaving=%v", leaving), func(b *testing.B) {
+			b.ReportAllocs()
+			d := New()
+			for b.Loop() {
+				if leaving || d.Len() == 0 {
+					b.StopTimer()
+					for i := range all {
+						d.Register(actors.GateOf(uint16(i%3), 1), &all[i])
+					}
+					b.StartTimer()
+				}
+				if leaving {
+					d.DepartMember(2)
+				} else {
+					d.DepartMember(9)
+				}
+			}
+		})
+	}
+}

@@ -51,7 +51,8 @@ func New() *Directory {
 var noProfile = new(actors.Profile)
 
 // Register notes a session. It returns the older session on another gate that it
-// replaces, if any, and reports false when a newer one is known already. The node and
+// replaces, if any, and reports false when a newer one is known already. Of two with one
+// incarnation, which members whose clocks agree may give, the last one counts as newer. The node and
 // the profile are kept as they are. A new session of a silent node ends its silence:
 // by connecting it has answered.
 func (d *Directory) Register(gate uint32, r *actors.Registration) (older *Location, current bool) {
@@ -71,7 +72,7 @@ func (d *Directory) Register(gate uint32, r *actors.Registration) (older *Locati
 	if n.incarnation > r.Incarnation {
 		return nil, false
 	}
-	if n.incarnation < r.Incarnation {
+	if n.incarnation < r.Incarnation || n.gate != gate {
 		if n.gate != gate {
 			loc := n.location()
 			older = &loc

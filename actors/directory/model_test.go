@@ -46,7 +46,7 @@ func (m *model) register(gate uint32, r *actors.Registration) (older *Location, 
 	if n.loc.Incarnation > r.Incarnation {
 		return nil, false
 	}
-	if n.loc.Incarnation < r.Incarnation {
+	if n.loc.Incarnation < r.Incarnation || n.loc.Gate != gate {
 		if n.loc.Gate != gate {
 			was := n.loc
 			older = &was
@@ -182,6 +182,8 @@ var (
 	drawKinds = rapid.SliceOfN(rapid.SampledFrom([]string{"ping", "http", "dns"}), 0, 3)
 )
 
+var drawGate = rapid.Map(rapid.IntRange(0, 5), func(i int) uint32 { return actors.GateOf(uint16(i/2), uint32(i%2)) })
+
 func drawProfile(t *rapid.T) *actors.Profile {
 	return &actors.Profile{
 		Agent: rapid.SampledFrom([]string{"v1", "v2"}).Draw(t, "agent"),
@@ -234,6 +236,7 @@ func TestDirectoryIsLikeALinearScan(t *testing.T) {
 			"register": w.register,
 			"storm":    w.storm,
 			"depart":   w.depart,
+			"gone":     w.gone,
 			"silent":   w.silent,
 			"answered": w.answered,
 			"match":    w.match,
@@ -261,7 +264,7 @@ func (w *world) storm(t *rapid.T) {
 
 func (w *world) registerOne(t *rapid.T, p *actors.Profile) {
 	r := &actors.Registration{Node: drawNode.Draw(t, "node"), Incarnation: rapid.Uint64Range(1, 5).Draw(t, "incarnation"), Profile: p}
-	gate := rapid.Uint32Range(0, 2).Draw(t, "gate")
+	gate := drawGate.Draw(t, "gate")
 	older, current := w.d.Register(gate, r)
 	wantOlder, wantCurrent := w.m.register(gate, r)
 	require.Equal(t, wantOlder, older)
@@ -270,9 +273,29 @@ func (w *world) registerOne(t *rapid.T, p *actors.Profile) {
 
 func (w *world) depart(t *rapid.T) {
 	node, incarnation := drawNode.Draw(t, "node"), rapid.Uint64Range(1, 6).Draw(t, "incarnation")
-	w.d.Depart(node, incarnation)
-	if n := w.m.nodes[node]; n != nil && n.loc.Incarnation <= incarnation {
+	n := w.m.nodes[node]
+	if rapid.Bool().Draw(t, "from a gate") {
+		gate := drawGate.Draw(t, "gate")
+		w.d.DepartFrom(gate, node, incarnation)
+		if n != nil && n.loc.Gate != gate {
+			return
+		}
+	} else {
+		w.d.Depart(node, incarnation)
+	}
+	if n != nil && n.loc.Incarnation <= incarnation {
 		delete(w.m.nodes, node)
+	}
+}
+
+// gone takes all nodes of a member.
+func (w *world) gone(t *rapid.T) {
+	slot := uint16(rapid.IntRange(0, 3).Draw(t, "slot"))
+	w.d.DepartMember(slot)
+	for id, n := range w.m.nodes {
+		if actors.SlotOf(n.loc.Gate) == slot {
+			delete(w.m.nodes, id)
+		}
 	}
 }
 

@@ -72,6 +72,9 @@ type Stats struct {
 	Misrouted   atomic.Uint64 // batches for a shard that is not here
 	Deliveries  atomic.Uint64
 	Undelivered atomic.Uint64 // deliveries for a node without a session
+	Leaving     atomic.Int64  // sessions that were told to leave and are still here
+	Drained     atomic.Uint64 // sessions that ended after they were told to leave
+	Overstayed  atomic.Uint64 // of these, sessions closed since they did not leave in time
 
 	loops sync.Map // *atomic.Int64 by event loop: its sessions
 }
@@ -98,8 +101,10 @@ type Gate struct {
 	scratch  session.Scratch
 	up       []*actors.FromGate // by shard; nil when empty
 	dirty    []uint32
-	flushing bool
-	flushFn  func()
+	// announced are the shards that wait to be told of the sessions; nil for none.
+	announced []bool
+	flushing  bool
+	flushFn   func()
 
 	// one of each message, reused
 	frame    session.Frame
@@ -108,6 +113,11 @@ type Gate struct {
 	acked    session.Acked
 	resume   session.Resume
 	closed   session.Closed
+	leave    session.Leave
+	goAway   protocol.GoAway
+
+	leaving int // sessions that were told to leave
+	turn    int // of the addresses that they are told
 }
 
 // Door is the event loop's side of the gate: it outlives restarts of the actor.
@@ -150,6 +160,7 @@ func newGate(d *Door) *Gate {
 		up:       make([]*actors.FromGate, d.cfg.Partitions),
 	}
 	g.flushFn = g.flush
+	g.leave.GoAway = &g.goAway
 	g.props = actor.PropsFromProducer(func() actor.Actor { return g.next },
 		actor.WithMailbox(func() actor.Mailbox { return g.next }))
 	return g
@@ -200,6 +211,8 @@ func (g *Gate) Receive(ctx actor.Context) {
 		m.Release()
 	case *hello:
 		m.err = g.open(ctx, m.conn, &m.msg)
+	case *actors.Drain:
+		g.drain(m)
 	case *actors.Announce:
 		g.announce(m.Shard)
 	case *actor.Restarting, *actor.Stopping:
@@ -219,9 +232,9 @@ func (g *Gate) open(ctx actor.Context, conn Conn, h *protocol.Hello) error {
 	}
 	g.system = ctx.ActorSystem()
 	nowMs := g.cfg.NowMs()
-	inc := session.NextIncarnation(nowMs)
+	inc := session.NextIncarnation(nowMs, h.LastIncarnation)
 	if old := g.sessions[h.NodeID]; old != nil {
-		g.replace(old)
+		g.replace(old, false)
 	}
 	s := session.New(h.NodeID, inc, partition(h.NodeID, g.cfg.Partitions), h.Credit,
 		g.profiles.take(&h.Attributes, h.Agent), conn, g)
@@ -268,10 +281,18 @@ func (g *Gate) resumed(s *session.Session, h *protocol.Hello) {
 	tell(actors.Held, h.Held)
 }
 
-// replace ends the older of two sessions with one node id.
-func (g *Gate) replace(old *session.Session) {
+// contestedFor is how long a node that lost a contest stays away: by then the clocks tell.
+const contestedFor = 2 * time.Second
+
+// replace ends the older of two sessions with one node id. When it is only taken for the
+// older one, the node may come back.
+func (g *Gate) replace(old *session.Session, contested bool) {
 	g.cfg.Stats.Replaced.Add(1)
-	old.Conn().Close(protocol.ReasonReplaced, "a newer session of node "+old.Node(), 0)
+	if contested {
+		old.Conn().Close(protocol.ReasonContested, "another session of node "+old.Node()+" began at about the same time", contestedFor)
+	} else {
+		old.Conn().Close(protocol.ReasonReplaced, "a newer session of node "+old.Node(), 0)
+	}
 	g.end(old)
 }
 
@@ -289,6 +310,9 @@ func (g *Gate) end(s *session.Session) {
 	b.Departures = append(b.Departures, actors.Departure{Node: s.Node(), Incarnation: s.Incarnation()})
 	g.profiles.drop(s.Profile)
 	s.Profile = nil
+	if s.Leaving() {
+		g.left()
+	}
 	g.count.Add(-1)
 	g.cfg.Stats.Sessions.Add(-1)
 	if !s.Stopped() {
@@ -300,16 +324,6 @@ func (g *Gate) register(s *session.Session) {
 	b := g.batch(s.Home)
 	b.Registrations = append(b.Registrations, actors.Registration{
 		Node: s.Node(), Incarnation: s.Incarnation(), Profile: s.Profile})
-}
-
-func (g *Gate) announce(shard uint32) {
-	for _, s := range g.sessions {
-		s.Tell(shard)
-		if s.Home == shard {
-			g.register(s)
-		}
-	}
-	g.flush()
 }
 
 // take hands a shard's batch to the sessions.
@@ -340,7 +354,7 @@ func (g *Gate) take(b *actors.ToGate) {
 	for i := range b.Evictions {
 		e := &b.Evictions[i]
 		if s := g.sessions[e.Node]; s != nil && s.Incarnation() <= e.Incarnation {
-			g.replace(s)
+			g.replace(s, e.Contested)
 		}
 	}
 	g.flush()

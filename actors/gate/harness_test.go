@@ -149,6 +149,10 @@ func (c *testConn) read(t protocol.Type, body []byte) string {
 		var m protocol.Pong
 		decode(&m)
 		return fmt.Sprintf("PONG %d", m.Nonce)
+	case protocol.TypeGoAway:
+		var m protocol.GoAway
+		decode(&m)
+		return strings.TrimSpace(fmt.Sprintf("GOAWAY %v %d %s %s", m.Reason, m.JitterMs, m.Message, strings.Join(m.Addresses, ",")))
 	}
 	return t.String()
 }
@@ -187,6 +191,7 @@ type harness struct {
 	stats  *Stats
 	shards *testShards
 	lost   atomic.Int64 // messages to actors that are gone
+	nowMs  atomic.Int64
 }
 
 // testShards notes what gates tell.
@@ -252,7 +257,8 @@ func newHarness(t testing.TB, index uint32, cfg Config) *harness {
 	if cfg.Shards == nil {
 		cfg.Shards = h.shards
 	}
-	cfg.NowMs = func() int64 { return 1_700_000_000_000 }
+	h.nowMs.Store(1_700_000_000_000)
+	cfg.NowMs = h.nowMs.Load
 	h.door = NewDoor(&cfg, index, h.loop)
 	h.system = quietSystem()
 	h.system.EventStream.Subscribe(func(e any) {

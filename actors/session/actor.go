@@ -38,6 +38,8 @@ type Uplink interface {
 	Decoder() *protocol.Decoder
 	Scratch() *Scratch
 	NowMs() int64
+	// Overstayed counts a session that is closed since its node did not leave in time.
+	Overstayed()
 }
 
 // Scratch is what the sessions of one event loop share, since only one of them runs
@@ -61,6 +63,7 @@ type Session struct {
 	pid     *actor.PID
 	Profile *actors.Profile // shared; the gate replaces it on ATTRIBUTES
 	Home    uint32          // the shard that holds this node in its directory
+	leaveBy uint32          // Unix seconds by which the node has to have left; 0: was not told to
 	ended   bool
 	failed  bool
 	stopped bool
@@ -92,10 +95,10 @@ func (s *Session) Conn() Conn { return s.conn }
 // Load returns how many jobs the node has and how many wait for it.
 func (s *Session) Load() (inFlight, queued int) { return s.core.InFlight(), s.core.Queued() }
 
-// Tell tells a shard that has begun anew what the node has of it, through the uplink. It
-// is called on the event loop.
-func (s *Session) Tell(shard uint32) {
-	s.core.Has(shard, func(jobID string, attempt uint32) {
+// Tell tells shards that have begun anew what the node has of them, through the uplink; due
+// has them by their numbers. It is called on the event loop.
+func (s *Session) Tell(due []bool) {
+	s.core.Has(due, func(shard uint32, jobID string, attempt uint32) {
 		s.uplink.Notice(shard, actors.Notice{Kind: actors.Running, Node: s.core.node, JobID: jobID,
 			Attempt: attempt, Incarnation: s.core.incarnation})
 	})
@@ -126,6 +129,9 @@ func (s *Session) Receive(ctx actor.Context) {
 	switch m := ctx.Message().(type) {
 	case *Frame:
 		m.Err = s.frame(m.Type, m.Body)
+		if s.leaveBy != 0 && m.Err == nil {
+			s.overstay()
+		}
 	case *Deliver:
 		eff := s.begin()
 		s.core.Deliver(s.uplink.NowMs(), *m.Delivery, eff)
@@ -139,6 +145,8 @@ func (s *Session) Receive(ctx actor.Context) {
 			r := &m.Running[i]
 			s.core.Resume(r.JobID, r.Shard, r.Attempt)
 		}
+	case *Leave:
+		s.leave(m)
 	case *Closed:
 		s.end()
 	case *actor.Started:
@@ -352,13 +360,22 @@ var incarnations atomic.Uint64
 // incarnationShift leaves 22 bits below the milliseconds: 4 million sessions in one.
 const incarnationShift = 22
 
+// MaxAheadMs is how far the incarnations of a member may be ahead of its clock, for the
+// sake of nodes that come from members whose clocks are ahead of it.
+const MaxAheadMs = 5_000
+
 // NextIncarnation returns a number larger than any before it in this process and,
 // as far as clocks agree, in the cluster: milliseconds of Unix time, then a counter.
-func NextIncarnation(nowMs int64) uint64 {
+// It is larger than last as well, the number of the node's session before as the node
+// says it, unless that is too far ahead of the clock to be true.
+func NextIncarnation(nowMs int64, last uint64) uint64 {
+	if StartedMs(last) > nowMs+MaxAheadMs {
+		last = 0
+	}
 	for {
-		last := incarnations.Load()
-		next := max(last+1, uint64(nowMs)<<incarnationShift)
-		if incarnations.CompareAndSwap(last, next) {
+		before := incarnations.Load()
+		next := max(before+1, last+1, uint64(nowMs)<<incarnationShift)
+		if incarnations.CompareAndSwap(before, next) {
 			return next
 		}
 	}

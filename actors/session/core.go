@@ -165,11 +165,11 @@ func (c *Core) End(eff *Effects) {
 	c.inflight, c.queue = nil, nil
 }
 
-// Has calls fn for each job of a shard that the node has.
-func (c *Core) Has(shard uint32, fn func(jobID string, attempt uint32)) {
+// Has calls fn for each job that the node has of some shards, which due has by their numbers.
+func (c *Core) Has(due []bool, fn func(shard uint32, jobID string, attempt uint32)) {
 	for i := range c.inflight {
-		if f := &c.inflight[i]; f.shard == shard {
-			fn(f.jobID, f.attempt)
+		if f := &c.inflight[i]; f.shard < uint32(len(due)) && due[f.shard] {
+			fn(f.shard, f.jobID, f.attempt)
 		}
 	}
 }

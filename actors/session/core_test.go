@@ -266,6 +266,6 @@ func TestWhatTheNodeHasOfAShard(t *testing.T) {
 		c.Deliver(t0, d, &e)
 	}
 	var got []string
-	c.Has(0, func(job string, attempt uint32) { got = append(got, fmt.Sprint(job, attempt)) })
+	c.Has([]bool{true}, func(_ uint32, job string, attempt uint32) { got = append(got, fmt.Sprint(job, attempt)) })
 	require.Equal(t, []string{"a1", "c3"}, got)
 }

@@ -104,6 +104,8 @@ func (a *Actor) Receive(ctx actor.Context) {
 		a.core.FromGate(now, m, &a.eff)
 		a.apply()
 		m.Release()
+	case *actors.MemberGone:
+		a.core.MemberGone(now, m.Slot, &a.eff)
 	case *tick:
 		a.armedMs = 0
 		a.core.Tick(now, &a.eff)
@@ -154,6 +156,10 @@ func (a *Actor) peer(now int64, m any) bool {
 	case *Locate:
 		a.core.Locate(now, m, &a.eff)
 	case *Located:
+		if m.Unknown {
+			a.core.Misplaced(now, m.Location.Node, &a.eff)
+			break
+		}
 		a.core.Located(now, &m.Location, &a.eff)
 	case *Rebuilt:
 		a.core.Rebuilt(now, m, &a.eff)

@@ -314,3 +314,17 @@ func TestActorHandlesManyAtOnce(t *testing.T) {
 	require.Equal(t, int64(rounds*each), p.kafka.next)
 	p.eventually(func() bool { return len(p.acks) == rounds*each })
 }
+
+func TestActorOfNodesOfAMemberThatIsGone(t *testing.T) {
+	p := start(t, DefaultConfig())
+	p.register(actors.GateOf(7, 3))
+	job := oneNode("a")
+	job.Attempts = 2
+	p.records(0, job)
+	p.eventually(func() bool { return len(p.deliveries) == 1 })
+	p.send(&actors.MemberGone{Slot: 7})
+	require.Zero(t, p.status().Nodes)
+	p.register(actors.GateOf(8, 3))
+	p.eventually(func() bool { return len(p.deliveries) == 2 })
+	require.Equal(t, []string{fmt.Sprintf("a#1@%d", 7<<16+3), fmt.Sprintf("a#2@%d", 8<<16+3)}, p.deliveries)
+}

@@ -145,6 +145,9 @@ func (c *Core) Candidates(nowMs int64, m *Candidates, eff *Effects) {
 		return
 	}
 	s.found = append(s.found, m.Nodes...)
+	if m.More {
+		return
+	}
 	s.funnel.Add(m.Funnel)
 	if s.expect--; s.expect <= 0 {
 		c.conclude(j)

@@ -29,6 +29,10 @@ type Config struct {
 	// asks again, at first; the wait doubles up to MaxLocateMs. Questions and answers are
 	// lost when a shard restarts or moves, and then it says so itself (see Rebuilt).
 	LocateMs, MaxLocateMs int64
+	// ContestMs is how close the beginnings of two sessions of one node on different members
+	// may be for their clocks not to tell which of them is newer: what the members'
+	// clocks may differ, and session.MaxAheadMs.
+	ContestMs int64
 	// EarlyMs is how long a result whose job is not known is kept for a job record
 	// that may still come: after a restart nodes are faster than Kafka.
 	EarlyMs int64
@@ -59,7 +63,7 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		GraceMs: 2_000, RetryMs: 500, MaxBackoffMs: 300_000, SelectMs: 250, ChooseMs: 5_000, SilentMs: 60_000,
-		LocateMs: 10_000, MaxLocateMs: 320_000, EarlyMs: 30_000,
+		LocateMs: 10_000, MaxLocateMs: 320_000, ContestMs: 8_000, EarlyMs: 30_000,
 		MaxJobBytes: 960_000,
 		MaxPending:  1_000_000, MaxPendingBytes: 512 << 20, MaxUncommitted: 100_000, MaxUncommittedBytes: 64 << 20, MaxFresh: 32_768,
 		YoungMs: 1_000, ProgressMs: 500,

@@ -2,6 +2,7 @@ package shard
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/roost-server/roost/actors"
 )
@@ -58,7 +59,9 @@ func (e *early) add(gate uint32, r *actors.Result, dueMs int64) {
 	if len(e.byKey) >= earlyResults || e.bytes+size > earlyBytes {
 		return
 	}
+	key.node = strings.Clone(key.node) // which may lie in a body that came from another member
 	own := *r
+	own.Node = key.node
 	own.JobID = []byte(key.job)
 	own.Error = append([]byte(nil), r.Error...)
 	own.Output = append([]byte(nil), r.Output...)

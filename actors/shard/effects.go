@@ -77,8 +77,13 @@ type (
 		Node   string
 		WaitMs int64
 	}
-	// Located is the answer to Locate.
-	Located struct{ Location Location }
+	// Located is the answer to Locate. Unknown says that the member that has the node is not
+	// known to this one, or not any more: the location has but the node, and is to be asked
+	// for again.
+	Located struct {
+		Location Location
+		Unknown  bool
+	}
 	// Rebuilt tells the other shards that one has begun a new life: what they asked it
 	// before is forgotten.
 	Rebuilt struct{ Shard uint32 }
@@ -100,11 +105,12 @@ type (
 		Count    int
 		Exclude  []string // nodes of the shard that the job has, or had
 	}
-	// Candidates is the answer to Select.
+	// Candidates is the answer to Select, or a part of it when More follow.
 	Candidates struct {
 		JobID  string
 		Round  uint32
 		Nodes  []Location
-		Funnel directory.Funnel
+		Funnel directory.Funnel // of the whole answer, with its last part
+		More   bool
 	}
 )

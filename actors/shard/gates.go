@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/roost-server/roost/actors"
+	"github.com/roost-server/roost/actors/session"
 	"github.com/roost-server/roost/protocol"
 )
 
@@ -32,7 +33,7 @@ func (c *Core) FromGate(nowMs int64, b *actors.FromGate, eff *Effects) {
 		c.register(b.Gate, &b.Registrations[i])
 	}
 	for i := range b.Departures {
-		c.dir.Depart(b.Departures[i].Node, b.Departures[i].Incarnation)
+		c.dir.DepartFrom(b.Gate, b.Departures[i].Node, b.Departures[i].Incarnation)
 	}
 	for i := range b.Notices {
 		if n := &b.Notices[i]; n.Kind != actors.Running && n.Kind != actors.Held {
@@ -139,17 +140,28 @@ func (c *Core) expireEarly() {
 func (c *Core) register(gate uint32, r *actors.Registration) {
 	older, current := c.dir.Register(gate, r)
 	if !current { // two sockets at once: the older session's news came last
-		c.eff.Evictions = append(c.eff.Evictions, GateEviction{Gate: gate, Eviction: actors.Eviction{Node: r.Node, Incarnation: r.Incarnation}})
+		newer, _ := c.dir.Find(r.Node)
+		c.evict(gate, r.Node, r.Incarnation, &newer)
 		return
 	}
 	if older != nil {
-		c.eff.Evictions = append(c.eff.Evictions, GateEviction{Gate: older.Gate, Eviction: actors.Eviction{Node: r.Node, Incarnation: older.Incarnation}})
+		c.evict(older.Gate, r.Node, older.Incarnation, &Location{Gate: gate, Incarnation: r.Incarnation})
 	}
 	loc := Location{Node: r.Node, Gate: gate, Incarnation: r.Incarnation, Profile: r.Profile}
 	for _, shard := range c.dir.Awaited(r.Node) {
 		c.eff.Asks = append(c.eff.Asks, Ask{Shard: shard, Message: &Located{Location: loc}})
 	}
 	c.arrived(&loc)
+}
+
+// evict ends a session that a newer one has replaced. When they are of two members, and
+// began so close to each other that the clocks do not tell, it may be the other way round.
+func (c *Core) evict(gate uint32, node string, incarnation uint64, newer *Location) {
+	apart := session.StartedMs(newer.Incarnation) - session.StartedMs(incarnation)
+	c.eff.Evictions = append(c.eff.Evictions, GateEviction{Gate: gate, Eviction: actors.Eviction{
+		Node: node, Incarnation: incarnation,
+		Contested: actors.SlotOf(gate) != actors.SlotOf(newer.Gate) && apart < c.cfg.ContestMs,
+	}})
 }
 
 // arrived delivers everything that waits for a node.
@@ -188,11 +200,15 @@ func (c *Core) Located(nowMs int64, loc *Location, eff *Effects) {
 	}
 }
 
-// Rebuilt asks a shard again where nodes are that has begun a new life.
+// Rebuilt asks a shard again where nodes are that has begun a new life, here or on another
+// member.
 func (c *Core) Rebuilt(nowMs int64, m *Rebuilt, eff *Effects) {
 	c.begin(nowMs, eff)
-	for node, a := range c.afar.byNode {
-		if c.home(node) == m.Shard {
+	for node, first := range c.afar.byNode {
+		if c.home(node) != m.Shard {
+			continue
+		}
+		for a := first; a != nil; a = a.next {
 			a.asks = 0
 			c.locate(a, m.Shard)
 		}

@@ -28,13 +28,17 @@ type world struct {
 	inc    uint64
 	jobs   int
 	floors map[string]uint8 // of jobs on one node: the attempt that comes next after a crash, or a later one
+	slots  []uint16         // of the members that are there; the first one is this
+	used   uint16           // slots that were given
+	lost   []GateDelivery   // sent to members that are gone
 	failed map[string]bool  // job/node/attempt that were said to have failed: another attempt may follow
 }
 
 func newWorld(t *rapid.T) *world {
 	cfg := DefaultConfig()
 	cfg.Partitions, cfg.Member, cfg.Owner = 2, "m", "o"
-	w := &world{T: t, now: t0, kafka: newKafka(), oracle: newOracle(t), failed: map[string]bool{}, floors: map[string]uint8{}}
+	w := &world{T: t, now: t0, kafka: newKafka(), oracle: newOracle(t), failed: map[string]bool{}, floors: map[string]uint8{},
+		slots: []uint16{0, 1, 2}, used: 2}
 	w.core = NewCore(cfg, func() []uint32 { return []uint32{0, 1} })
 	w.core.Restored(w.now, -1, &w.eff)
 	return w
@@ -46,6 +50,78 @@ func (w *world) pick(label string, options ...string) string {
 func (w *world) number(label string, most int) int { return rapid.IntRange(0, most).Draw(w.T, label) }
 func (w *world) node() string                      { return w.pick("node", "n0", "n1", "n2", "n3", "n4") }
 func (w *world) incarnation() uint64               { return uint64(w.number("incarnation", int(w.inc)+1)) }
+
+// gate is one that is there.
+func (w *world) gate() uint32 {
+	return actors.GateOf(rapid.SampledFrom(w.slots).Draw(w.T, "member"), uint32(1+w.number("gate", 1)))
+}
+
+// place is a gate that was there some time.
+func (w *world) place() uint32 {
+	return actors.GateOf(uint16(w.number("slot", int(w.used))), uint32(1+w.number("gate", 1)))
+}
+
+// memberGone takes a member away; it comes back with another slot.
+func (w *world) memberGone() {
+	i := 1 + w.number("gone", 1)
+	gone := w.slots[i]
+	if w.number("credit", 1) == 0 {
+		w.queueAt(gone)
+	}
+	w.used++
+	w.slots[i] = w.used
+	w.core.MemberGone(w.now, gone, &w.eff)
+}
+
+// queueAt has what was sent to a member wait there for the nodes' credit.
+func (w *world) queueAt(slot uint16) {
+	b := actors.NewFromGate(actors.GateOf(slot, 1))
+	for j := w.core.pending.first; j != nil; j = j.next {
+		all := j.all()
+		for i := range all {
+			if a := &all[i]; a.state == sent && actors.SlotOf(a.gate) == slot {
+				b.Notices = append(b.Notices, actors.Notice{Kind: actors.Queued, Node: a.node, JobID: j.id, Attempt: uint32(a.attempt), Incarnation: a.incarnation})
+			}
+		}
+	}
+	w.core.FromGate(w.now, b, &w.eff)
+	b.Release()
+}
+
+// bounce does as the way to the gates: it gives back what is for members that are gone.
+func (w *world) bounce() {
+	lost := w.lost
+	w.lost = nil
+	for i := range lost {
+		d := &lost[i].Delivery
+		b := actors.NewFromGate(lost[i].Gate)
+		b.Notices = append(b.Notices, actors.Notice{Kind: actors.Undelivered, Node: d.Node, JobID: d.JobID, Attempt: d.Attempt})
+		w.core.FromGate(w.now, b, &w.eff)
+		b.Release()
+	}
+	if len(lost) > 0 {
+		w.check()
+	}
+	w.noGhosts()
+}
+
+// noGhosts checks that nothing is where nobody is any more.
+func (w *world) noGhosts() {
+	there := func(gate uint32) bool { return slices.Contains(w.slots, actors.SlotOf(gate)) }
+	for l := range w.core.dir.All {
+		require.True(w, there(l.Gate), "node %s", l.Node)
+	}
+	if w.core.rebuild != nil {
+		return
+	}
+	for _, j := range w.core.pending.byID {
+		all := j.all()
+		for i := range all {
+			a := &all[i]
+			require.False(w, (a.state == sent || a.state == queued) && !there(a.gate), "%s on %s", j.id, a.node)
+		}
+	}
+}
 
 // jobID is one of those that there are, or the next.
 func (w *world) jobID() string { return fmt.Sprint("j", w.number("job", w.jobs)) }
@@ -103,7 +179,7 @@ func (w *world) describe() *record.Job {
 }
 
 func (w *world) addBatch() {
-	b := actors.NewFromGate(uint32(1 + w.number("gate", 1)))
+	b := actors.NewFromGate(w.gate())
 	for range 1 + w.number("parts", 4) {
 		switch w.number("part", 5) {
 		case 0, 1:
@@ -131,19 +207,19 @@ func (w *world) addBatch() {
 }
 
 func (w *world) addCandidates() {
-	m := &Candidates{JobID: w.jobID(), Round: uint32(w.number("round", 3))}
+	m := &Candidates{JobID: w.jobID(), Round: uint32(w.number("round", 3)), More: w.number("more", 5) == 0}
 	if len(w.asked) > 0 && w.number("true answer", 3) > 0 {
 		q := w.asked[w.number("question", len(w.asked)-1)]
 		m.JobID, m.Round = q.JobID, q.Round
 	}
 	for range w.number("candidates", 3) {
-		m.Nodes = append(m.Nodes, Location{Node: w.node(), Gate: 1, Incarnation: w.incarnation(), Profile: profileOf("ping")})
+		m.Nodes = append(m.Nodes, Location{Node: w.node(), Gate: w.place(), Incarnation: w.incarnation(), Profile: profileOf("ping")})
 	}
 	w.core.Candidates(w.now, m, &w.eff)
 }
 
 func (w *world) step() {
-	switch w.number("step", 14) {
+	switch w.number("step", 15) {
 	case 0, 1:
 		w.addRecord()
 	case 2, 3, 4, 5:
@@ -151,7 +227,7 @@ func (w *world) step() {
 	case 6:
 		w.addCandidates()
 	case 7:
-		w.core.Located(w.now, &Location{Node: w.node(), Gate: 2, Incarnation: w.incarnation(), Profile: profileOf("ping")}, &w.eff)
+		w.core.Located(w.now, &Location{Node: w.node(), Gate: w.place(), Incarnation: w.incarnation(), Profile: profileOf("ping")}, &w.eff)
 	case 8:
 		w.question()
 	case 9, 10:
@@ -160,6 +236,10 @@ func (w *world) step() {
 	case 11:
 		w.makeCut()
 	case 12:
+		if w.number("gone", 1) == 0 {
+			w.memberGone()
+		}
+	case 13:
 		if w.number("crash", 2) == 0 {
 			w.crash()
 		}
@@ -171,7 +251,7 @@ func (w *world) step() {
 
 // question is something that other shards say.
 func (w *world) question() {
-	switch w.number("question", 4) {
+	switch w.number("question", 5) {
 	case 0:
 		w.core.Locate(w.now, &Locate{From: 1, Node: w.node()}, &w.eff)
 	case 1:
@@ -180,6 +260,8 @@ func (w *world) question() {
 		w.core.Silent(w.now, &Silent{Node: w.node(), UntilMs: w.now + 1000}, &w.eff)
 	case 3:
 		w.core.Answered(&Answered{Node: w.node()})
+	case 4:
+		w.core.Misplaced(w.now, w.node(), &w.eff)
 	default:
 		w.core.Select(w.now, &Select{From: 1, JobID: w.jobID(), Selector: &record.Selector{}, Kind: "ping", Count: 2, Exclude: []string{w.node()}}, &w.eff)
 	}
@@ -237,6 +319,7 @@ func (w *world) crash() {
 		require.NoError(w, w.core.Restore(StateRecord{Key: slices.Clone(r.Key), Value: slices.Clone(r.Value)}))
 		if i == len(state)/2 && w.number("meanwhile", 1) == 0 {
 			w.addBatch()
+			w.memberGone()
 			w.addCandidates()
 			w.core.Tick(w.now, &w.eff)
 			require.False(w, w.core.Cut(w.now, &Batch{}))
@@ -284,6 +367,9 @@ func (w *world) check() {
 		require.True(w, d.Delivery.Attempt >= 1 && d.Delivery.Attempt <= f.tries, "attempt %d of %d", d.Delivery.Attempt, f.tries)
 		require.GreaterOrEqual(w, d.Delivery.Attempt, uint32(w.floors[d.Delivery.JobID]), "an attempt that was made before")
 		delete(w.floors, d.Delivery.JobID)
+		if !slices.Contains(w.slots, actors.SlotOf(d.Gate)) {
+			w.lost = append(w.lost, d)
+		}
 		for _, r := range w.oracle.done[d.Delivery.JobID] {
 			require.NotEqual(w, r.Node, d.Delivery.Node, "delivered after its outcome")
 		}
@@ -298,6 +384,7 @@ func (w *world) check() {
 	}
 	w.eff.Reset()
 	w.structure()
+	w.bounce()
 }
 
 // checkAck checks that no node is told to forget an outcome that Kafka has not.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/roost-server/roost/actors"
 	"github.com/roost-server/roost/protocol"
 	"github.com/roost-server/roost/protocol/record"
 )
@@ -18,17 +19,21 @@ func (s *script) print() {
 	e := &s.eff
 	for _, w := range e.Withdrawals {
 		x := w.Withdrawal
-		p("withdraw %s#%d from %s at gate %d: %s", x.JobID, x.Attempt, x.Node, w.Gate, x.Reason)
+		p("withdraw %s#%d from %s at %s: %s", x.JobID, x.Attempt, x.Node, gateName(w.Gate), x.Reason)
 	}
 	for _, d := range e.Deliveries {
 		x := d.Delivery
-		p("deliver %s#%d to %s at gate %d, timeout %dms", x.JobID, x.Attempt, x.Node, d.Gate, x.TimeoutMs)
+		p("deliver %s#%d to %s at %s, timeout %dms", x.JobID, x.Attempt, x.Node, gateName(d.Gate), x.TimeoutMs)
 	}
 	for _, x := range e.Acks {
-		p("ack %s#%d to %s at gate %d", x.Ack.JobID, x.Ack.Attempt, x.Ack.Node, x.Gate)
+		p("ack %s#%d to %s at %s", x.Ack.JobID, x.Ack.Attempt, x.Ack.Node, gateName(x.Gate))
 	}
 	for _, x := range e.Evictions {
-		p("evict %s up to incarnation %d at gate %d", x.Eviction.Node, x.Eviction.Incarnation, x.Gate)
+		contested := ""
+		if x.Eviction.Contested {
+			contested = ", contested"
+		}
+		p("evict %s up to incarnation %d at %s%s", x.Eviction.Node, x.Eviction.Incarnation, gateName(x.Gate), contested)
 	}
 	for s.cut == nil && s.seen < len(s.core.books.writes) {
 		s.write(&s.core.books.writes[s.seen])
@@ -61,6 +66,14 @@ func (s *script) write(w *Write) {
 	fmt.Fprintf(&s.out, "outcome %s[%d] on %q: %v after attempt %d %s\n", r.Job, r.Index, r.Node, r.Outcome, r.Attempt, r.Error)
 }
 
+// gateName tells a gate, and its member when that is another one.
+func gateName(gate uint32) string {
+	if slot := actors.SlotOf(gate); slot != 0 {
+		return fmt.Sprintf("gate %d of member %d", actors.LoopOf(gate), slot)
+	}
+	return fmt.Sprintf("gate %d", gate)
+}
+
 func describe(m any) string {
 	switch m := m.(type) {
 	case *Locate:
@@ -72,7 +85,7 @@ func describe(m any) string {
 	case *Answered:
 		return m.Node + " answered"
 	case *Located:
-		return fmt.Sprintf("%s is at gate %d, incarnation %d", m.Location.Node, m.Location.Gate, m.Location.Incarnation)
+		return fmt.Sprintf("%s is at %s, incarnation %d", m.Location.Node, gateName(m.Location.Gate), m.Location.Incarnation)
 	case *Select:
 		return fmt.Sprintf("%d nodes for %s, %v, round %d%s", m.Count, m.JobID, m.Selector, m.Round, except(m.Exclude))
 	case *Candidates:

@@ -142,6 +142,11 @@ func (w words) num(key string, or int64) int64 {
 	return n
 }
 
+// gate is a gate of this member, or of another one by its slot.
+func (w words) gate() uint32 {
+	return actors.GateOf(uint16(w.num("member", 0)), uint32(w.num("gate", 1)))
+}
+
 func (w words) dur(key string) time.Duration {
 	if w.opts[key] == "" {
 		return 0
@@ -194,7 +199,7 @@ func (s *script) run(line string) {
 	case "cancel":
 		s.feed(s.cancel(w))
 	case "batch":
-		s.batch = actors.NewFromGate(uint32(w.num("gate", 1)))
+		s.batch = actors.NewFromGate(w.gate())
 		return
 	case "end":
 		b := s.batch
@@ -302,7 +307,7 @@ func (s *script) profile(w words) *actors.Profile {
 }
 
 func (s *script) location(w words, node string) Location {
-	return Location{Node: node, Gate: uint32(w.num("gate", 1)), Incarnation: uint64(w.num("inc", 1)), Profile: s.profile(w)}
+	return Location{Node: node, Gate: w.gate(), Incarnation: uint64(w.num("inc", 1)), Profile: s.profile(w)}
 }
 
 // peer runs what other shards say.
@@ -316,6 +321,10 @@ func (s *script) peer(name string, w words) bool {
 	case "select":
 		s.core.Select(s.now, &Select{From: uint32(w.num("from", 1)), JobID: w.pos[0], Round: uint32(w.num("round", 1)),
 			Kind: "ping", Selector: &record.Selector{Country: w.opts["country"]}, Count: int(w.num("count", 1)), Exclude: w.list("except")}, &s.eff)
+	case "gone": // a member, by its slot
+		s.core.MemberGone(s.now, uint16(w.num("member", 0)), &s.eff)
+	case "misplaced":
+		s.core.Misplaced(s.now, w.pos[0], &s.eff)
 	case "rebuilt":
 		s.core.Rebuilt(s.now, &Rebuilt{Shard: uint32(w.num("shard", 1))}, &s.eff)
 	case "silent":
@@ -342,7 +351,7 @@ var noticeNames = map[string]actors.NoticeKind{
 func (s *script) gate(name string, w words) {
 	b := s.batch
 	if b == nil {
-		b = actors.NewFromGate(uint32(w.num("gate", 1)))
+		b = actors.NewFromGate(w.gate())
 		defer s.fromGate(b)
 	}
 	switch name {

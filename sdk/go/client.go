@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/roost-server/roost/protocol"
 )
@@ -34,6 +35,7 @@ type Client struct {
 	held     map[string]*heldResult
 	recent   *recentResults
 	session  *session      // the connection after WELCOME, or nil
+	last     uint64        // the incarnation of the last WELCOME, 0 before the first
 	idle     chan struct{} // closed and cleared when work ends; nil without a waiter
 	ran      bool
 	draining bool // no more jobs are taken
@@ -44,7 +46,8 @@ type Client struct {
 // heldResult is a result that no member has acknowledged yet.
 type heldResult struct {
 	Entry
-	seq uint64
+	seq  uint64
+	sent time.Time // last, on any connection
 }
 
 // New checks cfg, reads the outbox, and returns a client that does nothing until
@@ -68,7 +71,7 @@ func New(cfg Config) (*Client, error) {
 	}
 	for _, e := range entries {
 		c.seq++
-		c.held[e.JobID] = &heldResult{e, c.seq}
+		c.held[e.JobID] = &heldResult{Entry: e, seq: c.seq}
 	}
 	c.base, c.endBase = context.WithCancelCause(context.Background())
 	return c, nil

@@ -24,6 +24,7 @@ const (
 	DefaultConcurrency      = 16
 	DefaultQueueFactor      = 4 // Queue is this times Concurrency
 	DefaultRecent           = 4096
+	DefaultResendAfter      = time.Minute
 	DefaultDrainTimeout     = 10 * time.Second
 	DefaultHandshakeTimeout = 10 * time.Second
 	DefaultWriteTimeout     = 15 * time.Second
@@ -69,6 +70,10 @@ type Config struct {
 	// Recent is how many acknowledged results (of at most RecentBytes of output and
 	// error each) are remembered to answer late duplicates; negative: none.
 	Recent int
+
+	// ResendAfter is when a result that was sent and not acknowledged is sent again on the
+	// same connection, at the next heartbeat. Members tell duplicates apart.
+	ResendAfter time.Duration
 
 	// Outbox keeps results until they are acknowledged; nil is a [MemoryOutbox].
 	// The client never closes it; close it after Run returned.
@@ -131,6 +136,9 @@ func (cfg Config) withDefaults() Config {
 	if cfg.Queue == 0 {
 		cfg.Queue = DefaultQueueFactor * cfg.Concurrency
 	}
+	if cfg.ResendAfter == 0 {
+		cfg.ResendAfter = DefaultResendAfter
+	}
 	if cfg.Recent == 0 {
 		cfg.Recent = DefaultRecent
 	}
@@ -183,6 +191,7 @@ func (cfg *Config) validate() error {
 	}
 	for key, d := range map[string]time.Duration{
 		"DrainTimeout": cfg.DrainTimeout, "HandshakeTimeout": cfg.HandshakeTimeout, "WriteTimeout": cfg.WriteTimeout,
+		"ResendAfter": cfg.ResendAfter,
 	} {
 		if d < 0 {
 			return bad(key, "is %v; allowed is more than 0, or 0 for the default", d)

@@ -136,6 +136,7 @@ func (c *Client) hello(credential []byte) *protocol.Hello {
 	hello := &protocol.Hello{
 		Version: protocol.Version, NodeID: c.cfg.NodeID, Credential: credential,
 		Credit: uint32(max(1, c.limit)), Agent: c.cfg.Agent, Attributes: c.attributes(),
+		LastIncarnation: c.last,
 	}
 	for _, t := range c.liveTasks() {
 		if len(hello.Running) == protocol.MaxResume {
@@ -189,6 +190,7 @@ func (c *Client) opened(s *session, hello *protocol.Hello) {
 	s.setLimits()
 	c.mu.Lock()
 	c.session = s
+	c.last = s.welcome.Incarnation
 	c.stats.Sessions++
 	for _, h := range c.heldInOrder() {
 		s.resend = append(s.resend, h.JobID)
@@ -214,6 +216,7 @@ func (c *Client) resume(s *session) {
 		}
 		if h := c.held[s.resend[0]]; h != nil {
 			bytes += h.size()
+			h.sent = time.Now()
 			s.sendResult(&h.Entry)
 		}
 	}

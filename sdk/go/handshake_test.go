@@ -51,6 +51,19 @@ func TestHelloSaysWhoTheNodeIs(t *testing.T) {
 	require.Error(t, n.Run(context.Background()), "Run works once")
 }
 
+// The member that comes next numbers its session after the last one, whatever its clock says.
+func TestHelloRepeatsTheLastIncarnation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newPipes(t)
+		startNode(t, Config{Servers: []string{"a:1"}, Dial: d.dial}, func(c *Client) { c.rand = fixed(0) })
+		p, h := d.session()
+		require.Zero(t, h.LastIncarnation)
+		p.conn.Close()
+		_, h = d.session()
+		require.Equal(t, quietWelcome.Incarnation, h.LastIncarnation)
+	})
+}
+
 func TestChallengeIsAnswered(t *testing.T) {
 	m := newMember(t)
 	startNode(t, Config{

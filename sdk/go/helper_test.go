@@ -2,6 +2,7 @@ package roost
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -27,15 +28,16 @@ const patience = 10 * time.Second
 
 // member is a listener on loopback that a test serves by hand.
 type member struct {
-	t  testing.TB
-	ln net.Listener
+	t   testing.TB
+	ln  net.Listener
+	tls *tls.Config // nil: plain TCP
 }
 
 func newMember(t testing.TB) *member {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	t.Cleanup(func() { ln.Close() })
-	return &member{t, ln}
+	return &member{t: t, ln: ln}
 }
 
 func (m *member) addr() string { return m.ln.Addr().String() }
@@ -46,6 +48,9 @@ func (m *member) accept() *peer {
 	require.NoError(m.t, m.ln.(*net.TCPListener).SetDeadline(time.Now().Add(patience)))
 	conn, err := m.ln.Accept()
 	require.NoError(m.t, err)
+	if m.tls != nil {
+		conn = tls.Server(conn, m.tls)
+	}
 	return newPeer(m.t, conn)
 }
 

@@ -88,8 +88,8 @@ func (r *retry) backoff() time.Duration {
 
 func (r *retry) part(d time.Duration) time.Duration { return time.Duration(r.rand() * float64(d)) }
 
-// rotation chooses the next address: those that GOAWAY named, once each, then the
-// configured ones in turn.
+// rotation chooses the next address: those that GOAWAY or CLOSE named, once each, then
+// the configured ones in turn.
 type rotation struct {
 	servers []string
 	next    int
@@ -107,7 +107,7 @@ func (r *rotation) pick() string {
 	return addr
 }
 
-// advise takes over the usable addresses of a GOAWAY.
+// advise takes over the usable addresses of a GOAWAY or CLOSE.
 func (r *rotation) advise(addrs []string) {
 	r.advised = nil
 	for _, a := range addrs {

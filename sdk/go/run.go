@@ -55,6 +55,9 @@ func (c *Client) Run(ctx context.Context) error {
 		if end.goaway != nil {
 			addrs.advise(end.goaway.Addresses)
 		}
+		if end.closed != nil && len(end.closed.Addresses) > 0 {
+			addrs.advise(end.closed.Addresses)
+		}
 		c.emit(end.event(addr, wait))
 		timer := time.NewTimer(wait)
 		select {

@@ -264,6 +264,7 @@ func (s *session) writeLoop() error {
 				nonce++
 				lastPing, wait = time.Now(), s.beat
 			}
+			s.client.remind(s)
 			timer.Reset(wait)
 		case <-s.out.wake:
 			buf, closing := s.out.take(spare)

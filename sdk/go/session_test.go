@@ -281,3 +281,36 @@ func TestFrameReaderGrowsWithWhatCame(t *testing.T) {
 	require.Error(t, r.fill())
 	require.Len(t, r.buf, firstReadBytes, "shrunk again")
 }
+
+// TestUnacknowledgedResultIsSentAgain has a member that does not say that it recorded a
+// result: it gets the result again after a minute, though the connection stays, until it
+// says so.
+func TestUnacknowledgedResultIsSentAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newPipes(t)
+		n := startNode(t, Config{Servers: []string{"a:1"}, Dial: d.dial}, func(c *Client) {
+			c.rand = fixed(0.5)
+			c.Handle("k", echo)
+		})
+		p := d.accept()
+		welcomed(p, func(w *protocol.Welcome) { w.HeartbeatMs = 30_000 })
+		p.job("j", 1, "k", nil)
+		p.result("j", 1, protocol.OutcomeOK)
+		start, again := time.Now(), 0
+		for again < 2 {
+			switch m := p.next().(type) {
+			case *protocol.Ping:
+				p.send(&protocol.Pong{Nonce: m.Nonce})
+			case *protocol.Result:
+				again++
+			}
+		}
+		require.InDelta(t, 150, time.Since(start).Seconds(), 31, "twice a minute, and the next heartbeat")
+		p.ack("j", 1)
+		for range 10 {
+			p.send(&protocol.Pong{Nonce: expect[*protocol.Ping](p).Nonce})
+		}
+		require.Zero(t, n.Stats().Held)
+		require.EqualValues(t, 1, n.Stats().Sessions)
+	})
+}

@@ -196,7 +196,7 @@ func (c *Client) record(t *task, e Entry) {
 	defer c.mu.Unlock()
 	e.Shard, e.Attempt = t.shard, t.attempt // a duplicate may have raised them during Put
 	c.seq++
-	h := &heldResult{e, c.seq}
+	h := &heldResult{Entry: e, seq: c.seq}
 	c.held[t.id] = h
 	c.stats.Finished[e.Outcome]++
 	t.recording = false
@@ -226,7 +226,33 @@ func (c *Client) settle(t *task) {
 // sendHeld sends a result on the current connection; under mu.
 func (c *Client) sendHeld(h *heldResult) {
 	if c.session != nil {
+		h.sent = time.Now()
 		c.session.sendResult(&h.Entry)
+	}
+}
+
+// maxReminders bounds what one heartbeat sends again, so that a member which cannot have
+// results recorded for long does not get all of them at once.
+const maxReminders = 16
+
+// remind sends results again that were sent long ago and not acknowledged, the oldest
+// first: the member that had them recorded may have died before it said so. Called by the
+// writer.
+func (c *Client) remind(s *session) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.session != s || s.hello != nil || len(c.held) == 0 {
+		return // or what HELLO could not carry is still on its way
+	}
+	n, due := 0, time.Now().Add(-c.cfg.ResendAfter)
+	for _, h := range c.heldInOrder() {
+		if n == maxReminders {
+			return
+		}
+		if h.sent.Before(due) {
+			c.sendHeld(h)
+			n++
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package tcp
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"runtime"
 	"time"
 
@@ -59,14 +60,25 @@ type Config struct {
 	// Tick is the granularity of all timeouts: one may be late by up to two ticks,
 	// never early.
 	Tick time.Duration
+
+	// ProxyProtocol requires a header of HAProxy's PROXY protocol, version 2, before the
+	// preface: balancers put it there to say whose connection they pass on. What the
+	// header says is what [Conn.RemoteAddr] returns. A connection without it is refused.
+	ProxyProtocol bool
+
+	// ProxyFrom are the networks of the balancers; what connects from elsewhere is
+	// refused, since it could claim any address. Empty: any.
+	ProxyFrom []netip.Prefix
 }
 
-// DefaultConfig returns the defaults: all interfaces, port 7700.
+// DefaultConfig returns the defaults: all interfaces, port 7700. AcceptRate lets the nodes
+// of a lost member, a few hundred thousand, come back within its half minute of jitter.
 func DefaultConfig() Config {
 	return Config{
 		Listen:           ":7700",
 		FileReserve:      512,
 		MaxHandshakes:    16384,
+		AcceptRate:       20_000,
 		HelloTimeout:     10 * time.Second,
 		FrameTimeout:     60 * time.Second,
 		OutboundMaxBytes: 1 << 20,
@@ -119,6 +131,14 @@ func (c Config) Validate() error {
 	for _, k := range times {
 		if k.v < k.least || k.v > k.most {
 			return fmt.Errorf("tcp: %s is %v; it has to be from %v to %v", k.key, k.v, k.least, k.most)
+		}
+	}
+	if len(c.ProxyFrom) > 0 && !c.ProxyProtocol {
+		return fmt.Errorf("tcp: proxy_from is %v; it has to be empty unless proxy_protocol is on", c.ProxyFrom)
+	}
+	for _, p := range c.ProxyFrom {
+		if !p.IsValid() {
+			return fmt.Errorf("tcp: proxy_from is %v; it has to be networks such as 10.0.0.0/8", c.ProxyFrom)
 		}
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/panjf2000/gnet/v2"
+	"go.uber.org/zap"
 
 	"github.com/roost-server/roost/protocol"
 )
@@ -29,6 +30,7 @@ const (
 	flagRefused                   // was never admitted
 	flagAbrupt                    // close the socket as soon as the output was handed over
 	flagHalf                      // our half is shut down
+	flagProxy                     // the PROXY header has not come yet
 )
 
 // earlyFlushBytes is how much output may pile up in a batch before it is written, so
@@ -70,7 +72,8 @@ func (c *Conn) Loop() *Loop { return c.loop }
 // Established reports whether Establish was called and the connection is not ending.
 func (c *Conn) Established() bool { return c.state == stateOpen }
 
-// RemoteAddr returns the peer's host:port; empty once the socket is gone.
+// RemoteAddr returns the node's host:port, which is the one that the balancer names when
+// there is one before this server; empty once the socket is gone.
 func (c *Conn) RemoteAddr() string {
 	if c.gc == nil {
 		return ""
@@ -138,12 +141,21 @@ func (c *Conn) Close(reason protocol.Reason, message string, retryAfter time.Dur
 }
 
 func (c *Conn) close(reason protocol.Reason, message string, retryAfter time.Duration, cause error) {
+	c.closeWith(&protocol.Close{Reason: reason, Message: message, RetryAfterMs: uint32(retryAfter.Milliseconds())}, cause)
+}
+
+func (c *Conn) closeWith(m *protocol.Close, cause error) {
 	if c.state >= stateClosing {
 		return
 	}
 	l := c.loop
-	l.leave(c, reason, cause)
-	l.closing = protocol.Close{Reason: reason, Message: message, RetryAfterMs: uint32(retryAfter.Milliseconds())}
+	if c.state == stateHandshake { // nobody else ever hears of it
+		if ce := l.server.log.Check(zap.DebugLevel, "handshake refused"); ce != nil {
+			ce.Write(zap.String("address", c.RemoteAddr()), zap.Stringer("reason", m.Reason), zap.String("message", m.Message))
+		}
+	}
+	l.leave(c, m.Reason, cause)
+	l.closing = *m
 	if err := l.append(c, &l.closing); err != nil {
 		c.flags |= flagAbrupt // cannot be said
 	}
@@ -186,6 +198,12 @@ func (c *Conn) reading() bool { return c.state < stateClosing }
 func (c *Conn) frame(t protocol.Type, body []byte) (err error) {
 	l := c.loop
 	l.frames++
+	if c.state == stateHandshake {
+		if no := l.server.no.Load(); no != nil {
+			l.turnAway(c, no)
+			return nil
+		}
+	}
 	defer l.catch("Frame", &err)
 	return l.handler.Frame(c, t, body)
 }

@@ -32,8 +32,21 @@
 //	one frame, once established     FrameTimeout   heartbeat timeout
 //	CLOSE taken by the peer         CloseLinger    the socket is cut
 //
-// They are counted in ticks of the loop's own time, in which a stall of the loop
+// The PROXY header, where one is required, has to come within HelloTimeout too. They are
+// counted in ticks of the loop's own time, in which a stall of the loop
 // counts as one tick; one timing wheel for each loop serves them all.
+//
+// # Who is not let in
+//
+//	more than MaxConns, MaxHandshakes, AcceptRate   at accept   overloaded, with retry-after
+//	not from ProxyFrom                              at accept   not ready
+//	PROXY header missing, of version 1, or wrong    at once     not ready
+//	[Server.RefuseWith]: the member drains          at HELLO    what it was given
+//	[Server.Stop]                                   at accept   what it was given
+//
+// A storm is refused at accept, since a connection costs least then. Who is turned away by
+// a member that drains is a node, whose HELLO shows it: it is told where else to go. A
+// wrong PROXY header is the balancer's mistake, so the node behind it is let come back.
 //
 // # Non-obvious
 //

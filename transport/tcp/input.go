@@ -31,6 +31,11 @@ type input struct {
 // feed takes the next bytes. The error is the handler's, or a *protocol.Error.
 func (in *input) feed(b []byte, pool *buffers, to frames) error {
 	if int(in.preface) < len(protocol.Preface) {
+		if in.preface == 0 && len(b) > 0 {
+			if err := unwantedProxy(b); err != nil {
+				return err
+			}
+		}
 		n, err := in.matchPreface(b)
 		if err != nil {
 			return err

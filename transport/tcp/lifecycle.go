@@ -3,7 +3,6 @@ package tcp
 import (
 	"errors"
 	"io"
-	"time"
 
 	"github.com/panjf2000/gnet/v2"
 	"golang.org/x/sys/unix"
@@ -20,13 +19,16 @@ func (l *Loop) open(gc gnet.Conn) {
 	c := &Conn{gc: gc, loop: l, slot: noSlot, last: l.tick}
 	gc.SetContext(c)
 	l.stats.accepted.Add(1)
-	if no := s.admit(l); no != nil {
+	if s.cfg.ProxyProtocol {
+		c.flags |= flagProxy
+	}
+	if no := s.admit(l, gc); no != nil {
 		c.flags |= flagRefused
-		l.stats.refused.Add(1)
+		l.stats.refused[no.cause].Add(1)
 		if int(s.refusing.Add(1)) > s.limits.refused {
 			c.flags |= flagAbrupt // no files are left for waiting
 		}
-		c.Close(no.reason, no.message, no.retryAfter)
+		c.Close(no.reason, no.message, spread(no.retryAfter))
 	} else {
 		l.stats.open.Add(1)
 		l.stats.handshaking.Add(1)
@@ -48,7 +50,7 @@ func (l *Loop) traffic(c *Conn, gc gnet.Conn) {
 	if c.reading() {
 		c.last = l.tick
 		had, frames := c.in.part != nil, l.frames
-		if err := c.in.feed(b, &l.pool, c); err != nil {
+		if err := l.take(c, b); err != nil {
 			c.fail(err)
 		}
 		if begun := l.frames - frames; begun > 0 {
@@ -63,6 +65,16 @@ func (l *Loop) traffic(c *Conn, gc gnet.Conn) {
 		c.in.release(&l.pool)
 	}
 	l.end(was)
+}
+
+// take takes the next bytes of a connection.
+func (l *Loop) take(c *Conn, b []byte) (err error) {
+	if c.flags&flagProxy != 0 {
+		if b, err = l.proxied(c, b); err != nil || len(b) == 0 {
+			return err
+		}
+	}
+	return c.in.feed(b, &l.pool, c)
 }
 
 // partial notes that a frame has begun that has to be complete in FrameTimeout.
@@ -143,7 +155,7 @@ func (l *Loop) cut(c *Conn) {
 	if c.gc.OutboundBuffered() > 0 {
 		l.stats.cut.Add(1)
 	}
-	_ = l.el.Close(c.gc)
+	_ = l.el.Close(socket(c.gc))
 }
 
 // closed takes gnet's news that the socket is gone, for whatever reason. It may come
@@ -189,38 +201,4 @@ func (s *Server) whyClosed(err error) (protocol.Reason, error) {
 	default: // reset, broken pipe
 		return protocol.ReasonBye, err
 	}
-}
-
-// refusal is what a connection is told that is not admitted.
-type refusal struct {
-	reason     protocol.Reason
-	message    string
-	retryAfter time.Duration
-}
-
-// admit counts a new connection in, or says why not.
-func (s *Server) admit(l *Loop) *refusal {
-	if no := s.no.Load(); no != nil {
-		return no
-	}
-	if l.handler == nil {
-		return &refusal{reason: protocol.ReasonInternal, message: "internal error"}
-	}
-	if !s.accepts.take(l.nowMs) {
-		return s.overloaded("connections arrive too fast")
-	}
-	if s.open.Add(1) > int64(s.limits.admitted) {
-		s.open.Add(-1)
-		return s.overloaded("too many connections")
-	}
-	if most := int64(s.cfg.MaxHandshakes); s.handshaking.Add(1) > most && most > 0 {
-		s.handshaking.Add(-1)
-		s.open.Add(-1)
-		return s.overloaded("too many handshakes at once")
-	}
-	return nil
-}
-
-func (s *Server) overloaded(message string) *refusal {
-	return &refusal{protocol.ReasonOverloaded, message, spread(s.cfg.RetryAfter)}
 }

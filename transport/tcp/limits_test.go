@@ -1,6 +1,7 @@
 package tcp
 
 import (
+	"net/netip"
 	"testing"
 	"time"
 
@@ -23,6 +24,7 @@ func TestConfigValidate(t *testing.T) {
 		"frame_timeout":      func(c *Config) { c.FrameTimeout = 48 * time.Hour },
 		"close_linger":       func(c *Config) { c.CloseLinger = time.Hour },
 		"retry_after":        func(c *Config) { c.RetryAfter = -1 },
+		"proxy_from":         func(c *Config) { c.ProxyFrom = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")} },
 	} {
 		c := DefaultConfig()
 		spoil(&c)

@@ -35,11 +35,13 @@ type Loop struct {
 	closing protocol.Close // scratch
 	wheel   wheel
 	pool    buffers
-	dirty   []*Conn // to be flushed at the end of the batch
-	gone    []gone  // Closed has to be called
-	cuts    []*Conn // sockets to be closed
-	busy    bool    // in a batch
-	frames  uint64  // whole frames so far
+	dirty   []*Conn  // to be flushed at the end of the batch
+	gone    []gone   // Closed has to be called
+	cuts    []*Conn  // sockets to be closed
+	busy    bool     // in a batch
+	turned  int      // nodes turned away
+	advice  []string // scratch
+	frames  uint64   // whole frames so far
 	nowMs   int64
 	tick    uint32 // the clock's, less stalled
 	stalled uint32

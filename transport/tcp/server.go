@@ -61,6 +61,7 @@ type Server struct {
 	no          atomic.Pointer[refusal] // told to every new connection while set
 	stopping    atomic.Bool
 	left        atomic.Int64 // sockets that Stop had to cut
+	proxyWarned atomic.Int64 // ns since began, of the last warning; 0: none
 
 	engine  gnet.Engine   // valid once started is closed
 	started chan struct{} // closed by the first tick: all loops run
@@ -142,20 +143,6 @@ func (s *Server) Err() error {
 		return s.err
 	default:
 		return nil
-	}
-}
-
-// Refuse turns new connections away while on, with CLOSE not ready: for a member
-// that drains. Established ones are not touched.
-func (s *Server) Refuse(on bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case s.stopping.Load():
-	case on:
-		s.no.Store(&refusal{protocol.ReasonNotReady, "this member takes no new sessions", s.cfg.RetryAfter})
-	default:
-		s.no.Store(nil)
 	}
 }
 

@@ -16,7 +16,7 @@ type Stats struct {
 	Lingering   int // sockets whose CLOSE is on its way, refused ones included
 
 	Accepted  uint64 // total accepted, refused ones included
-	Refused   uint64 // total refused: ceiling, handshakes, rate, drain, stop
+	Refused   uint64 // total refused, for any of the causes below
 	Reads     uint64 // total read events
 	Writes    uint64 // total writes handed to the socket
 	BytesIn   uint64 // total
@@ -25,6 +25,13 @@ type Stats struct {
 	FramesOut uint64 // total of frames appended, CLOSE included
 	Panics    uint64 // total of panics recovered; each is logged with its stack
 	Cut       uint64 // total of sockets cut before their CLOSE had left
+
+	RefusedFull       uint64 // total refused: MaxConns were open
+	RefusedHandshakes uint64 // total refused: MaxHandshakes were under way
+	RefusedRate       uint64 // total refused: more than AcceptRate in a second
+	RefusedDrain      uint64 // total refused: Refuse, or Stop
+	RefusedPeer       uint64 // total refused: not from ProxyFrom
+	ProxyErrors       uint64 // total closed: the PROXY header was wrong or missing
 
 	// Closed counts connections by the reason they ended with, refused ones included.
 	// Reason 0 stands for numbers that this version does not know; peers choose them.
@@ -39,7 +46,8 @@ const (
 
 // counters are written by one loop and read by anyone.
 type counters struct {
-	accepted, refused      atomic.Uint64
+	accepted, proxyErrors  atomic.Uint64
+	refused                [refusedCauses]atomic.Uint64
 	reads, writes          atomic.Uint64
 	bytesIn, bytesOut      atomic.Uint64
 	framesIn, framesOut    atomic.Uint64
@@ -74,7 +82,15 @@ func (s *counters) addTo(out *Stats) {
 	out.Established += int(s.established.Load())
 	out.Lingering += int(s.lingering.Load())
 	out.Accepted += s.accepted.Load()
-	out.Refused += s.refused.Load()
+	for cause := range s.refused {
+		out.Refused += s.refused[cause].Load()
+	}
+	out.RefusedFull += s.refused[refusedFull].Load()
+	out.RefusedHandshakes += s.refused[refusedHandshakes].Load()
+	out.RefusedRate += s.refused[refusedRate].Load()
+	out.RefusedDrain += s.refused[refusedDrain].Load()
+	out.RefusedPeer += s.refused[refusedPeer].Load()
+	out.ProxyErrors += s.proxyErrors.Load()
 	out.Reads += s.reads.Load()
 	out.Writes += s.writes.Load()
 	out.BytesIn += s.bytesIn.Load()

@@ -31,7 +31,7 @@ func (s *Server) Stop(ctx context.Context, reason protocol.Reason, message strin
 	s.mu.Lock()
 	first := !s.stopping.Load()
 	if first {
-		s.no.Store(&refusal{reason: reason, message: message})
+		s.no.Store(&refusal{reason: reason, message: message, cause: refusedDrain})
 		s.stopping.Store(true)
 	}
 	s.mu.Unlock()

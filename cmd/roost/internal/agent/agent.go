@@ -4,6 +4,7 @@ package agent
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"sort"
@@ -22,6 +23,7 @@ type Config struct {
 	NodeID       string
 	Attributes   protocol.Attributes
 	Token        string
+	TLS          *tls.Config // nil: plain TCP
 	Concurrency  int
 	AllowPrivate bool
 	OutboxPath   string // empty: results are kept in memory
@@ -45,6 +47,9 @@ func New(cfg Config, log *zap.Logger) (*Agent, error) {
 	}
 	if cfg.Token != "" {
 		sdk.Credential = func(context.Context) ([]byte, error) { return []byte(cfg.Token), nil }
+	}
+	if cfg.TLS != nil {
+		sdk.Dial = roost.DialTLS(cfg.TLS)
 	}
 	if cfg.OutboxPath != "" {
 		outbox, err := roost.OpenFileOutbox(cfg.OutboxPath, roost.FileOptions{})
@@ -132,7 +137,8 @@ func logEvents(log *zap.Logger) func(roost.Event) {
 			log.Info("disconnected", zap.String("address", e.Addr), zap.Stringer("reason", e.Reason),
 				zap.String("message", e.Message), zap.Error(e.Err), zap.Duration("retry_in", e.RetryIn))
 		case roost.GoingAway:
-			log.Info("asked to leave", zap.Stringer("reason", e.Reason), zap.Duration("in", e.LeaveIn))
+			log.Info("asked to leave", zap.Stringer("reason", e.Reason), zap.String("message", e.Message),
+				zap.Strings("to", e.Addresses), zap.Duration("in", e.LeaveIn))
 		case roost.HandlerPanicked:
 			log.Error("a probe panicked", zap.String("job", e.JobID), zap.String("kind", e.Kind),
 				zap.String("panic", fmt.Sprint(e.Value)), zap.ByteString("stack", e.Stack))
