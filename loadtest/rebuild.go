@@ -99,7 +99,7 @@ func (r *rebuildCall) call(ctx context.Context, cmd *cobra.Command) (err error) 
 // clean removes what the server made.
 func (r *rebuildCall) clean(ctx context.Context) error {
 	var names []string
-	for _, s := range []string{"jobs", "results", "dead", "state", "progress"} {
+	for _, s := range []string{"jobs", "results", "dead", "state", "progress", "members"} {
 		names = append(names, r.waiting.TopicPrefix+s)
 	}
 	return topics.Delete(context.WithoutCancel(ctx), r.waiting.Brokers, []string{r.group}, names...)

@@ -54,10 +54,20 @@ type Config struct {
 	// does not fit in is aborted and tried again. But one below what brokers pause for, 9 s
 	// when one dies (broker.session.timeout.ms), turns every such pause into that.
 	TransactionTimeout time.Duration
+	// BlockedAfter is when ReadState begins to tell that an open transaction is in its way;
+	// 0: 2 s. A member that lives ends its transactions well within that.
+	BlockedAfter time.Duration
 	// OnState, when not nil, is called when a client ("consumer", "producer" or
 	// "transactor") loses or regains the brokers. It is called from a
 	// goroutine of the client and must not block.
 	OnState func(client string, reachable bool, cause error)
+}
+
+func (c *Config) blockedAfter() time.Duration {
+	if c.BlockedAfter <= 0 {
+		return 2 * time.Second
+	}
+	return c.BlockedAfter
 }
 
 // DefaultConfig returns the defaults; only Bootstrap is left to set.

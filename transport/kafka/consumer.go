@@ -86,6 +86,7 @@ type Consumer struct {
 	dirty   atomic.Bool // a part's wishes changed
 	held    atomic.Int32
 	running atomic.Bool
+	leave   atomic.Bool // what Leave and Join ask for
 	group   atomic.Pointer[GroupMetadata]
 	beat    atomic.Pointer[instant] // of pulse
 	froze   atomic.Pointer[instant] // end of the last time that the process stood still
@@ -96,6 +97,7 @@ type Consumer struct {
 	nextLag  time.Time
 	awakeAt  *instant
 	closing  bool
+	away     bool   // as Leave asked
 	memberID string // in the group, "" when not
 
 	n counters
@@ -151,6 +153,9 @@ func (c *Consumer) Run(ctx context.Context) error {
 	c.awakeAt = now()
 	err := wrap("subscribe", c.client.Subscribe(c.topic, c.rebalance))
 	for err == nil && ctx.Err() == nil {
+		if err = c.membership(); err != nil {
+			break
+		}
 		c.apply()
 		c.poll()
 		c.deliver()

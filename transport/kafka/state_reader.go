@@ -21,17 +21,16 @@ type StateHandler interface {
 	// Progress tells, once a second and at the end, how many records of all partitions
 	// were handed over, of how many at most: compaction leaves fewer than the offsets tell.
 	Progress(read, about int64)
-	// Blocked tells, once a second, that the partition waits for the end of an open
-	// transaction, when it has waited for more than 2 s, since that time.
+	// Blocked tells, about once a second, that the partition waits for the end of an open
+	// transaction, when it has waited for longer than Config.BlockedAfter, since that time.
 	Blocked(partition int32, since time.Time)
 	// Done tells that the partition was read to its end.
 	Done(partition int32)
 }
 
 const (
-	blockedAfter = 2 * time.Second
-	stateTick    = time.Second
-	statePoll    = 50 // ms
+	stateTick = time.Second
+	statePoll = 50 // ms
 	// giveUpAfter is when a partition counts as read though its last offsets were not
 	// seen: compaction has removed them, and nothing follows.
 	giveUpAfter = 10 * time.Second
@@ -224,7 +223,8 @@ func (r *stateReader) askOffsets(ctx context.Context, partitions []int32, spec c
 }
 
 func (r *stateReader) run(ctx context.Context) error {
-	next := time.Now().Add(stateTick)
+	tick := min(stateTick, r.cfg.blockedAfter()/2)
+	next := time.Now().Add(tick)
 	for r.left > 0 {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -234,7 +234,7 @@ func (r *stateReader) run(ctx context.Context) error {
 			return r.fatal
 		}
 		if now := time.Now(); now.After(next) {
-			next = now.Add(stateTick)
+			next = now.Add(tick)
 			r.h.Progress(r.taken, r.about)
 			if err := r.look(ctx, now); err != nil {
 				return err
@@ -345,7 +345,7 @@ func (r *stateReader) clientError(err error) {
 func (r *stateReader) look(ctx context.Context, now time.Time) error {
 	var silent []int32
 	for id, p := range r.parts {
-		if !p.done && now.Sub(p.moved) > blockedAfter {
+		if !p.done && now.Sub(p.moved) > r.cfg.blockedAfter() {
 			silent = append(silent, id)
 		}
 	}

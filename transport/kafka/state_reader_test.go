@@ -206,7 +206,7 @@ func TestReadStateWaitsForOpenTransaction(t *testing.T) {
 				eventually(t, func() bool { return s.isDone(1) && s.timesBlocked(0) >= 2 }, "one is done, one blocked")
 				require.False(t, s.isDone(0))
 				require.Zero(t, s.timesBlocked(1))
-				require.GreaterOrEqual(t, time.Since(s.since), blockedAfter)
+				require.GreaterOrEqual(t, time.Since(s.since), cfg.blockedAfter())
 				require.True(t, s.since.After(started))
 				want := map[string]string{"k": "old"}
 				if outcome == "committed" {

@@ -49,24 +49,27 @@ func (t Topics) State() string { return t.name("state") }
 // Progress is the compacted topic of the shards' low watermarks.
 func (t Topics) Progress() string { return t.name("progress") }
 
+// Members is the compacted topic by which members find each other.
+func (t Topics) Members() string { return t.name("members") }
+
 // Plan returns a plan with these names that accepts existing topics as they
 // are and creates missing ones with defaults.
 func (t Topics) Plan() TopicPlan {
-	return TopicPlan{Jobs: t.Jobs(), Results: t.Results(), Dead: t.Dead(), State: t.State(), Progress: t.Progress()}
+	return TopicPlan{Jobs: t.Jobs(), Results: t.Results(), Dead: t.Dead(), State: t.State(), Progress: t.Progress(), Members: t.Members()}
 }
 
 // TopicPlan is what EnsureTopics brings about.
 type TopicPlan struct {
 	Jobs, Results, Dead string
-	// State has as many partitions as Jobs, Progress has one; both are compacted.
-	State, Progress string
+	// State has as many partitions as Jobs, Progress and Members have one; all are compacted.
+	State, Progress, Members string
 	// Partitions of the jobs topic, and of a new results topic. 0 accepts
 	// whatever exists and creates with DefaultPartitions.
 	Partitions int
 	// Replication factor of new topics. 0 leaves it to the broker's
 	// default.replication.factor.
 	Replication int
-	// Retention of new topics but State and Progress, which keep the newest
+	// Retention of new topics but the compacted ones, which keep the newest
 	// record of each key for ever; 0 leaves it to the broker. An embedded broker
 	// has its own and ignores it.
 	Retention time.Duration
@@ -100,7 +103,7 @@ func (e *TopicError) Unwrap() error { return e.Err }
 func (p TopicPlan) validate() error {
 	seen := map[string]bool{}
 	for _, t := range []struct{ field, name string }{
-		{"Jobs", p.Jobs}, {"Results", p.Results}, {"Dead", p.Dead}, {"State", p.State}, {"Progress", p.Progress}} {
+		{"Jobs", p.Jobs}, {"Results", p.Results}, {"Dead", p.Dead}, {"State", p.State}, {"Progress", p.Progress}, {"Members", p.Members}} {
 		if err := checkTopicName(t.name); err != nil {
 			return fmt.Errorf("kafka: topic name %s: %w", t.field, err)
 		}

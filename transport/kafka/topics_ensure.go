@@ -32,8 +32,9 @@ func stateConfig(embedded bool) map[string]string {
 	return forGood(m, embedded)
 }
 
-// progressConfig is for the topic of the low watermarks: few keys, written often.
-func progressConfig(embedded bool) map[string]string {
+// smallConfig is for the topics of the low watermarks and of the members: few keys, written
+// often.
+func smallConfig(embedded bool) map[string]string {
 	m := map[string]string{
 		"cleanup.policy":            "compact",
 		"segment.bytes":             strconv.Itoa(1 << 20), // the least that Kafka allows
@@ -66,7 +67,7 @@ func (a *admin) ensure(ctx context.Context, plan TopicPlan) (Info, error) {
 	if cl.ClusterID != nil {
 		info.ClusterID = *cl.ClusterID
 	}
-	names := []string{plan.Jobs, plan.Results, plan.Dead, plan.Progress}
+	names := []string{plan.Jobs, plan.Results, plan.Dead, plan.Progress, plan.Members}
 	found, err := a.describe(ctx, append(names, plan.State))
 	if err != nil {
 		return Info{}, err
@@ -138,8 +139,8 @@ func (e *ensuring) spec(name string) ck.TopicSpecification {
 	switch name {
 	case e.plan.Dead:
 		s.NumPartitions = 1 // rare records, read by people
-	case e.plan.Progress:
-		s.NumPartitions, s.Config = 1, progressConfig(e.embedded)
+	case e.plan.Progress, e.plan.Members:
+		s.NumPartitions, s.Config = 1, smallConfig(e.embedded)
 	case e.plan.State:
 		s.NumPartitions, s.Config = e.found[e.plan.Jobs], stateConfig(e.embedded)
 	}
@@ -201,12 +202,17 @@ func (e *ensuring) state(ctx context.Context) error {
 // validate checks the topics that exist. Without permission to look at their
 // configuration, it trusts.
 func (e *ensuring) validate(ctx context.Context) error {
-	if n := e.found[e.plan.Progress]; n != 1 {
-		return &TopicError{Topic: e.plan.Progress, Problem: fmt.Sprintf("it has %d partitions, but has to have 1, so that it is in order", n),
-			Remedy: "delete it; it is made anew at the next start"}
+	for _, name := range []string{e.plan.Progress, e.plan.Members} {
+		if n := e.found[name]; n != 1 {
+			return &TopicError{Topic: name, Problem: fmt.Sprintf("it has %d partitions, but has to have 1, so that it is in order", n),
+				Remedy: "delete it; it is made anew at the next start"}
+		}
+	}
+	if err := e.permitted(ctx); err != nil {
+		return err
 	}
 	var rs []ck.ConfigResource
-	for _, n := range []string{e.plan.Jobs, e.plan.Results, e.plan.State, e.plan.Progress} {
+	for _, n := range []string{e.plan.Jobs, e.plan.Results, e.plan.State, e.plan.Progress, e.plan.Members} {
 		rs = append(rs, ck.ConfigResource{Type: ck.ResourceTopic, Name: n})
 	}
 	res, err := e.a.DescribeConfigs(ctx, rs, ck.SetAdminRequestTimeout(adminTimeout/2))
@@ -215,7 +221,7 @@ func (e *ensuring) validate(ctx context.Context) error {
 	}
 	for _, r := range res {
 		v := strings.TrimSpace(r.Config["cleanup.policy"].Value)
-		compacted := r.Name == e.plan.State || r.Name == e.plan.Progress
+		compacted := r.Name == e.plan.State || r.Name == e.plan.Progress || r.Name == e.plan.Members
 		switch {
 		case v == "":
 		case compacted && v != "compact":
@@ -224,6 +230,44 @@ func (e *ensuring) validate(ctx context.Context) error {
 		case !compacted && strings.Contains(v, "compact"):
 			return &TopicError{Topic: r.Name, Problem: fmt.Sprintf("its cleanup.policy is %q, which drops records that share a key", v),
 				Remedy: "set cleanup.policy=delete"}
+		}
+	}
+	return nil
+}
+
+// permitted looks whether this client may do with the topics what it will have to: a
+// refusal at the first job, or the first restart, would come late. Brokers that do not say
+// are trusted.
+func (e *ensuring) permitted(ctx context.Context) error {
+	read, write := ck.ACLOperationRead, ck.ACLOperationWrite
+	needs := []struct {
+		topic string
+		ops   []ck.ACLOperation
+	}{
+		{e.plan.Jobs, []ck.ACLOperation{read}}, // Write only if jobs are submitted through the API
+		{e.plan.State, []ck.ACLOperation{read, write}},
+		{e.plan.Results, []ck.ACLOperation{write}}, {e.plan.Dead, []ck.ACLOperation{write}},
+		{e.plan.Progress, []ck.ACLOperation{write}}, {e.plan.Members, []ck.ACLOperation{read, write}},
+	}
+	names := make([]string, len(needs))
+	for i, n := range needs {
+		names[i] = n.topic
+	}
+	res, err := e.a.DescribeTopics(ctx, ck.NewTopicCollectionOfTopicNames(names),
+		ck.SetAdminRequestTimeout(adminTimeout/2), ck.SetAdminOptionIncludeAuthorizedOperations(true))
+	if err != nil {
+		return e.explain(err)
+	}
+	may := map[string][]ck.ACLOperation{}
+	for _, t := range res.TopicDescriptions {
+		may[t.Name] = t.AuthorizedOperations
+	}
+	for _, n := range needs {
+		for _, op := range n.ops {
+			if ops := may[n.topic]; len(ops) > 0 && !slices.Contains(ops, op) && !slices.Contains(ops, ck.ACLOperationAll) {
+				return &TopicError{Topic: n.topic, Problem: "no permission to " + strings.ToLower(op.String()) + " it",
+					Remedy: "grant this client's principal Describe, Read and Write on it"}
+			}
 		}
 	}
 	return nil

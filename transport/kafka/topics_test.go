@@ -90,6 +90,7 @@ func TestTopicPlanRefusals(t *testing.T) {
 		"used twice":     func(p *TopicPlan) { p.Results = p.Jobs },
 		"is used twice":  func(p *TopicPlan) { p.State = p.Progress },
 		"name State":     func(p *TopicPlan) { p.State = "" },
+		"name Members":   func(p *TopicPlan) { p.Members = "" },
 		"Jobs":           func(p *TopicPlan) { p.Jobs = "" },
 		"letters":        func(p *TopicPlan) { p.Dead = "a b" },
 		"neither":        func(p *TopicPlan) { p.Dead = ".." },
@@ -143,8 +144,8 @@ func TestEnsureStateTopics(t *testing.T) {
 		plan.Partitions, plan.Retention = 3, time.Hour
 		_, err := ensure(t, cfg, plan)
 		require.NoError(t, err)
-		require.Equal(t, map[string]int{plan.State: 3, plan.Progress: 1}, a.counts(plan.State, plan.Progress))
-		for _, name := range []string{plan.State, plan.Progress} {
+		require.Equal(t, map[string]int{plan.State: 3, plan.Progress: 1, plan.Members: 1}, a.counts(plan.State, plan.Progress, plan.Members))
+		for _, name := range []string{plan.State, plan.Progress, plan.Members} {
 			c := a.config(name)
 			require.Equal(t, "compact", c["cleanup.policy"])
 			require.Equal(t, "-1", c["retention.ms"])
@@ -198,6 +199,7 @@ func TestEnsureStateTopicsRefusals(t *testing.T) {
 			for _, pick := range []func(TopicPlan) string{
 				func(p TopicPlan) string { return p.State },
 				func(p TopicPlan) string { return p.Progress },
+				func(p TopicPlan) string { return p.Members },
 			} {
 				plan := Topics{Prefix: unique()}.Plan()
 				plan.Partitions = 1

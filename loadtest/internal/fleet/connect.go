@@ -118,6 +118,7 @@ func (f *Fleet) hello(n *node, i int) {
 	m := protocol.Hello{
 		Version: protocol.Version, NodeID: f.cfg.ID(i), Credential: f.cfg.Credential,
 		Credit: f.cfg.Credit, Agent: "roost-loadtest", Attributes: profile(f.cfg.Seed, i),
+		LastIncarnation: n.incarnation,
 	}
 	out, err := f.enc.Append(append(f.out[:0], protocol.Preface...), &m)
 	f.out = out

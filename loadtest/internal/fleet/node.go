@@ -3,7 +3,7 @@
 package fleet
 
 // NodeBytes is the most that a node's state may take, without partly received frames.
-const NodeBytes = 80
+const NodeBytes = 88
 
 // state is where a node is in its life.
 type state uint8
@@ -26,6 +26,7 @@ type node struct {
 	gen         uint32 // changes whenever a connection begins or ends
 	unacked     uint32 // results sent in this session and not acknowledged
 	heartbeatMs uint32 // from WELCOME
+	incarnation uint64 // of the last session
 	sentMs      int64  // when something was last written, in milliseconds since start
 	addr        uint16 // index in Fleet.addrs
 	state       state

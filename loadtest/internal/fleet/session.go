@@ -188,7 +188,7 @@ func (f *Fleet) onWelcome(n *node, body []byte) error {
 		return protocol.Errorf(protocol.ReasonUnexpected, "WELCOME in an open session")
 	}
 	n.state, n.tries = stateOpen, 0
-	n.heartbeatMs = w.HeartbeatMs
+	n.heartbeatMs, n.incarnation = w.HeartbeatMs, w.Incarnation
 	f.opening--
 	f.st.Connected++
 	f.st.Sessions++
