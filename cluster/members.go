@@ -9,10 +9,11 @@ import (
 // MemberInfo is what is known of one member, for status.
 type MemberInfo struct {
 	view.Member
-	// Of what is sent to it, while it is up: messages and bytes not acknowledged yet, for
-	// how long the first of them has been waiting, and messages that had to be sent again.
+	// Of what is sent to it, while it is up: messages and bytes not acknowledged yet, bytes
+	// of these that were sent, for how long the first of them has been waiting, and messages that had to be sent again.
 	Queued       int
 	QueuedBytes  int64
+	InFlight     int64
 	QueuedFor    time.Duration
 	Sent, Resent uint64
 }
@@ -30,6 +31,7 @@ func (c *Cluster) Members() []MemberInfo {
 		if d := c.conn(m.Slot); d != nil {
 			s := d.stats()
 			all[i].Queued, all[i].QueuedBytes, all[i].Sent, all[i].Resent = s.Queued, s.QueuedBytes, s.Sent, s.Resent
+			all[i].InFlight = s.InflightBytes
 			if s.WaitingSinceMs > 0 {
 				all[i].QueuedFor = time.Duration(now.Mono-s.WaitingSinceMs) * time.Millisecond
 			}

@@ -124,8 +124,8 @@ func actorName(pid *actor.PID) string {
 // Router returns the way to the tree's actors.
 func (t *Tree) Router() *Router { return t.router }
 
-// ShardGates returns the router as shards need it to reach gates.
-func (t *Tree) ShardGates() shard.Gates { return shardSide{t.router} }
+// ShardGates returns the router as the shard of a partition needs it to reach gates.
+func (t *Tree) ShardGates(partition uint32) shard.Gates { return shardSide{t.router, partition} }
 
 // Peers returns the router as shards need it to reach each other.
 func (t *Tree) Peers() shard.Peers { return peerSide{t.router} }

@@ -221,7 +221,7 @@ func TestRouterWithoutActors(t *testing.T) {
 	require.False(t, tree.Peers().Send(1, "x"))
 	require.Empty(t, tree.Peers().Shards())
 	require.False(t, tree.Router().ToShard(0, actors.NewFromGate(1)))
-	tree.ShardGates().Send(5, actors.NewToGate())
-	tree.ShardGates().Announce(0)
+	tree.ShardGates(0).Send(5, actors.NewToGate())
+	tree.ShardGates(0).Announce(0)
 	require.NoError(t, tree.StopGates())
 }

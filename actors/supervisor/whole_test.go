@@ -147,7 +147,7 @@ func (f *fleet) addShard(p uint32) {
 	cfg := f.cfg
 	cfg.Partition = p
 	require.NoError(f.t, f.tree.AddShard(p, func(bool) actor.Actor {
-		return shard.New(cfg, shard.Deps{Gates: f.tree.ShardGates(), Peers: f.tree.Peers(), Ledger: f, Feed: f, NowMs: nowMs,
+		return shard.New(cfg, shard.Deps{Gates: f.tree.ShardGates(p), Peers: f.tree.Peers(), Ledger: f, Feed: f, NowMs: nowMs,
 			Rebuilt: func(_ uint32, _, missing int) { require.Zero(f.t, missing) },
 			Fatal:   func(err error) { f.mu.Lock(); f.fatal = append(f.fatal, err); f.mu.Unlock() }})
 	}))
@@ -410,7 +410,7 @@ func TestJobsEndThoughShardsAndGatesFail(t *testing.T) {
 	f.tree.Router().ToShard(0, (*shard.Locate)(nil)) // a nil question: the shard fails on it
 	require.NoError(t, f.tree.RemoveShard(1))
 	f.addShard(1)
-	f.tree.ShardGates().Send(1, nil) // so does the gate
+	f.tree.ShardGates(0).Send(1, nil) // so does the gate
 	for id, n := range f.jobs("k", 100, ids) {
 		want[id] = n
 	}

@@ -137,7 +137,7 @@ func TestServerStopped(t *testing.T) {
 		first, second := freeAddr(t), freeAddr(t)
 		m := c.serve("--name", "first", "--nodes-listen", first)
 		f := newFleet(t)
-		f.nodes(nodes, 50*time.Millisecond, first, second)
+		f.nodes(nodes, 200*time.Millisecond, first, second)
 		m.awaitNodes(nodes)
 		p, results, marks := c.producer(), c.read("results"), c.read("progress")
 		sent := manyJobs(p, jobs, nodes)

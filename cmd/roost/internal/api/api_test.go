@@ -146,7 +146,8 @@ func TestArgsTooLargeAsMsgpack(t *testing.T) {
 
 func TestSlowBodyTimesOut(t *testing.T) {
 	h := start(t, api.Config{ReadTimeout: 100 * time.Millisecond}, apitest.New(nil, nodes()...))
-	for path, operation := range map[string]string{"/v1/jobs": "/v1/jobs", "/v1/jobs/x/cancel": "/v1/jobs/{id}/cancel"} {
+	for path, operation := range map[string]string{"/v1/jobs": "/v1/jobs", "/v1/jobs/x/cancel": "/v1/jobs/{id}/cancel",
+		"/v1/members/x/drain": "/v1/members/{name}/drain", "/v1/rebalance": "/v1/rebalance"} {
 		r, w := io.Pipe()
 		t.Cleanup(func() { _ = w.Close() })
 		req, err := http.NewRequest("POST", h.base+path, io.NopCloser(r))
@@ -272,6 +273,8 @@ func TestStatusHealthMetrics(t *testing.T) {
 var endpoints = [][2]string{
 	{"POST", "/v1/jobs"}, {"GET", "/v1/jobs"}, {"GET", "/v1/jobs/x"}, {"GET", "/v1/jobs/x/events"},
 	{"POST", "/v1/jobs/x/cancel"}, {"GET", "/v1/watermarks"}, {"GET", "/v1/nodes"}, {"GET", "/v1/nodes/x"}, {"GET", "/v1/status"},
+	{"GET", "/v1/members"}, {"POST", "/v1/members/x/drain"}, {"DELETE", "/v1/members/x/drain"}, {"POST", "/v1/rebalance"},
+	{"GET", "/v1/tree"}, {"GET", "/v1/trace?node=x"},
 }
 
 const anyJob = `{"kind":"http","target":{"node":"au-1"}}`
@@ -282,6 +285,8 @@ func bodyFor(endpoint [2]string) string {
 		return anyJob
 	case [2]string{"POST", "/v1/jobs/x/cancel"}:
 		return `{"reason":"why"}`
+	case [2]string{"POST", "/v1/members/x/drain"}, [2]string{"POST", "/v1/rebalance"}:
+		return `{"rate_per_s":9}`
 	}
 	return ""
 }
@@ -361,8 +366,11 @@ func TestRefusesOtherOrigins(t *testing.T) {
 	problemOf(t, res, b)
 	res, _ = h.do("POST", "/v1/jobs", anyJob, "Origin", "http://evil.test")
 	require.Equal(t, http.StatusForbidden, res.StatusCode)
-	res, _ = h.do("POST", "/v1/jobs/x/cancel", "", "Sec-Fetch-Site", "cross-site")
-	require.Equal(t, http.StatusForbidden, res.StatusCode)
+	for _, e := range [][2]string{{"POST", "/v1/jobs/x/cancel"}, {"POST", "/v1/members/test/drain"}, {"DELETE", "/v1/members/test/drain"}, {"POST", "/v1/rebalance"}} {
+		res, _ = h.do(e[0], e[1], "", "Sec-Fetch-Site", "cross-site")
+		require.Equal(t, http.StatusForbidden, res.StatusCode)
+	}
+	require.Equal(t, api.MemberServing, get[api.MemberList](h, "/v1/members").Members[0].State)
 	require.Empty(t, get[api.JobList](h, "/v1/jobs").Jobs)
 }
 

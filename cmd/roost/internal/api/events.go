@@ -41,7 +41,8 @@ func (s *Server) registerEvents() {
 		Summary: "Follow a job", Description: followDescription,
 		Responses: map[string]*huma.Response{"200": {
 			Description: "The events",
-			Content:     map[string]*huma.MediaType{"text/event-stream": {Schema: s.eventSchema()}},
+			Content: map[string]*huma.MediaType{"text/event-stream": {Schema: s.eventSchema(streamed{EventResult, ResultView{}}, streamed{EventProgress, ProgressView{}},
+				streamed{EventState, JobView{}}, streamed{EventDone, JobView{}}, streamed{EventError, StreamEnd{}})}},
 		}},
 		Errors: s.errors(http.StatusNotFound, http.StatusGone, http.StatusServiceUnavailable),
 	}, func(_ context.Context, in *followInput) (*huma.StreamResponse, error) {
@@ -49,57 +50,80 @@ func (s *Server) registerEvents() {
 	})
 }
 
-// eventSchema describes the stream as a list of events, each an object of its fields.
-func (s *Server) eventSchema() *huma.Schema {
-	minimum := 1.0
-	event := func(name EventType, data any) *huma.Schema {
-		return &huma.Schema{
-			Title: "Event " + string(name), Type: huma.TypeObject,
-			Properties: map[string]*huma.Schema{
-				"id":    {Type: huma.TypeInteger, Minimum: &minimum, Description: "Numbers the events of this stream"},
-				"event": {Type: huma.TypeString, Enum: []any{string(name)}},
-				"data":  s.huma.OpenAPI().Components.Schemas.Schema(reflect.TypeOf(data), true, ""),
-			},
-			Required: []string{"id", "event", "data"}, AdditionalProperties: false,
-		}
-	}
-	return &huma.Schema{
-		Type:        huma.TypeArray,
-		Description: "The events of the stream; data is one line of JSON",
-		Items: &huma.Schema{OneOf: []*huma.Schema{
-			event(EventResult, ResultView{}), event(EventProgress, ProgressView{}), event(EventState, JobView{}),
-			event(EventDone, JobView{}), event(EventError, StreamEnd{}),
-		}},
-	}
+// streamed is one type of event of a stream, with a value of its data's type.
+type streamed struct {
+	name EventType
+	data any
 }
 
-// follow serves one stream of events.
-func (s *Server) follow(hc huma.Context, id string) {
-	refuse := func(err error) { s.refuseStream(hc, err) }
+// eventSchema describes the stream as a list of events, each an object of its fields.
+func (s *Server) eventSchema(events ...streamed) *huma.Schema {
+	minimum := 1.0
+	out := &huma.Schema{
+		Type:        huma.TypeArray,
+		Description: "The events of the stream; data is one line of JSON",
+		Items:       &huma.Schema{},
+	}
+	for _, e := range events {
+		out.Items.OneOf = append(out.Items.OneOf, &huma.Schema{
+			Title: "Event " + string(e.name), Type: huma.TypeObject,
+			Properties: map[string]*huma.Schema{
+				"id":    {Type: huma.TypeInteger, Minimum: &minimum, Description: "Numbers the events of this stream"},
+				"event": {Type: huma.TypeString, Enum: []any{string(e.name)}},
+				"data":  s.huma.OpenAPI().Components.Schemas.Schema(reflect.TypeOf(e.data), true, ""),
+			},
+			Required: []string{"id", "event", "data"}, AdditionalProperties: false,
+		})
+	}
+	return out
+}
+
+// admitStream takes one of the places for streams, or says why there is none.
+func (s *Server) admitStream() (release func(), err error) {
 	if s.closing.Err() != nil {
-		refuse(unavailable("the member stops", defaultRetryAfter))
-		return
+		return nil, unavailable("the member stops", defaultRetryAfter)
 	}
 	select {
 	case s.streams <- struct{}{}:
-		defer func() { <-s.streams }()
+		return func() { <-s.streams }, nil
 	default:
-		refuse(unavailable(fmt.Sprintf("%d streams of events are open already, which is the limit", s.cfg.MaxStreams), defaultRetryAfter))
+		return nil, unavailable(fmt.Sprintf("%d streams of events are open already, which is the limit", s.cfg.MaxStreams), defaultRetryAfter)
+	}
+}
+
+// follow serves one stream of a job's events.
+func (s *Server) follow(hc huma.Context, id string) {
+	release, err := s.admitStream()
+	if err != nil {
+		s.refuseStream(hc, err)
 		return
 	}
+	defer release()
 	ctx, cancel := context.WithCancel(hc.Context())
 	defer cancel()
 	events, err := s.backend.Follow(ctx, id)
 	if err != nil {
-		refuse(problem("job "+id, err))
+		s.refuseStream(hc, problem("job "+id, err))
 		return
 	}
+	err = serveStream(s, hc, cancel, events, func(ev Event) Event { return ev },
+		func(ctx context.Context) (EventType, any) { return s.endOf(ctx, id) })
+	if err != nil {
+		s.log.Debug("a stream of events broke", zap.String("job", id), zap.Error(err))
+	}
+}
+
+// serveStream writes what the backend sends to the client, by way of a queue. cancel ends the backend's
+// work; end makes the last event when the backend has closed the channel.
+func serveStream[T any](s *Server, hc huma.Context, cancel context.CancelFunc, events <-chan T,
+	event func(T) Event, end func(context.Context) (EventType, any),
+) error {
 	q := newQueue(s.cfg.StreamEvents, s.cfg.StreamBytes)
 	var pump sync.WaitGroup
 	pump.Go(func() {
 		defer q.close()
 		for ev := range events {
-			if !q.put(ev) {
+			if !q.put(event(ev)) {
 				cancel()
 				for range events { // until the backend has noticed
 				}
@@ -109,10 +133,8 @@ func (s *Server) follow(hc huma.Context, id string) {
 	defer pump.Wait()
 	defer cancel()
 	_, w := humago.Unwrap(hc)
-	st := &stream{server: s, id: id, w: w, rc: http.NewResponseController(w), q: q}
-	if err := st.serve(hc.Context()); err != nil {
-		s.log.Debug("a stream of events broke", zap.String("job", id), zap.Error(err))
-	}
+	st := &stream{server: s, end: end, w: w, rc: http.NewResponseController(w), q: q}
+	return st.serve(hc.Context())
 }
 
 func (s *Server) refuseStream(hc huma.Context, err error) {
@@ -130,7 +152,7 @@ func (s *Server) refuseStream(hc huma.Context, err error) {
 // stream writes the events of one queue to one client. It belongs to the request's goroutine.
 type stream struct {
 	server *Server
-	id     string
+	end    func(context.Context) (EventType, any) // the last event, when nothing follows
 	w      http.ResponseWriter
 	rc     *http.ResponseController
 	q      *queue
@@ -148,7 +170,7 @@ func (st *stream) serve(ctx context.Context) error {
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("X-Accel-Buffering", "no") // or proxies hold events back
 	st.w.WriteHeader(http.StatusOK)
-	st.buf = append(st.buf, ": the events of a job\n\n"...)
+	st.buf = append(st.buf, ": events\n\n"...)
 	if err := st.flush(); err != nil {
 		return err
 	}
@@ -170,7 +192,7 @@ func (st *stream) serve(ctx context.Context) error {
 				return err
 			}
 		case <-st.server.closing.Done():
-			return st.last(EventError, StreamEnd{Reason: "shutdown", Detail: "the member stops; follow the job again"})
+			return st.last(EventError, StreamEnd{Reason: "shutdown", Detail: "the member stops; ask again"})
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -207,6 +229,8 @@ func (st *stream) event(ev *Event) error {
 		return st.append(EventProgress, ev.Progress)
 	case ev.Job != nil:
 		return st.append(EventState, ev.Job.summary())
+	case ev.Trace != nil:
+		return st.append(EventTrace, ev.Trace)
 	}
 	return nil
 }
@@ -215,7 +239,7 @@ func (st *stream) event(ev *Event) error {
 func (st *stream) finish(ctx context.Context, end queueEnd) error {
 	if end == queueOverflowed {
 		return st.last(EventError, StreamEnd{
-			Reason: "slow", Detail: "outcomes arrive faster than this client reads them; look at the job for the rest",
+			Reason: "slow", Detail: "events arrive faster than this client reads them; look at the job for its outcomes",
 		})
 	}
 	if err := ctx.Err(); err != nil {
@@ -223,14 +247,19 @@ func (st *stream) finish(ctx context.Context, end queueEnd) error {
 	}
 	ctx, cancel := st.server.deadline(ctx)
 	defer cancel()
-	job, err := st.server.backend.Job(ctx, st.id)
+	return st.last(st.end(ctx))
+}
+
+// endOf tells how a job stands that the backend has no more events of.
+func (s *Server) endOf(ctx context.Context, id string) (EventType, any) {
+	job, err := s.backend.Job(ctx, id)
 	switch {
 	case err != nil:
-		return st.last(EventError, StreamEnd{Reason: "interrupted", Detail: "the member lost sight of the job: " + err.Error()})
+		return EventError, StreamEnd{Reason: "interrupted", Detail: "the member lost sight of the job: " + err.Error()}
 	case job.State != StateDone:
-		return st.last(EventError, StreamEnd{Reason: "interrupted", Detail: "the member lost sight of the job; follow it again"})
+		return EventError, StreamEnd{Reason: "interrupted", Detail: "the member lost sight of the job; follow it again"}
 	}
-	return st.last(EventDone, job.summary())
+	return EventDone, job.summary()
 }
 
 func (st *stream) last(name EventType, data any) error {
@@ -243,7 +272,7 @@ func (st *stream) last(name EventType, data any) error {
 func (st *stream) append(name EventType, data any) error {
 	b, err := json.Marshal(data) // without line breaks, which would end the data
 	if err != nil {
-		return fmt.Errorf("event %s of job %s: %w", name, st.id, err)
+		return fmt.Errorf("event %s: %w", name, err)
 	}
 	st.seq++
 	st.buf = append(st.buf, "id: "...)

@@ -288,6 +288,7 @@ func get[T any](h *harness, path string) T {
 type problem struct {
 	Type, Title, Detail string
 	Rebuilding          []api.RebuildingView
+	MissingMembers      []string `json:"missing_members"`
 	Status              int
 	Errors              []struct {
 		Location, Message string

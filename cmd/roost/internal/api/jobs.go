@@ -49,7 +49,8 @@ type jobsOutput struct {
 // JobList is a list of jobs, the most recent first.
 type JobList struct {
 	Jobs       []JobView `json:"jobs" nullable:"false"`
-	Rebuilding []int32   `json:"rebuilding,omitempty" nullable:"false" doc:"Partitions that are being rebuilt: their jobs are missing here"`
+	Rebuilding []int32   `json:"rebuilding,omitempty" nullable:"false" doc:"Partitions that are being rebuilt, or that no member owns at the moment: their jobs are missing here"`
+	Missing
 }
 
 func (s *Server) registerJobs() {
@@ -69,7 +70,7 @@ func (s *Server) registerJobs() {
 	huma.Register(s.huma, huma.Operation{
 		OperationID: "get-job", Method: http.MethodGet, Path: "/v1/jobs/{id}", Tags: []string{"jobs"},
 		Summary:     "Look at a job",
-		Description: "Shows open and recent jobs of the partitions that the member owns, with their results. The results topic has all of them.",
+		Description: "Shows an open or recent job of any member, with its results. The results topic has all of them. While a member that may have it does not answer: 503, which names it.",
 		Errors:      s.errors(http.StatusNotFound, http.StatusGone, http.StatusServiceUnavailable),
 	}, s.job)
 	huma.Register(s.huma, huma.Operation{
@@ -84,7 +85,7 @@ func (s *Server) registerJobs() {
 	huma.Register(s.huma, huma.Operation{
 		OperationID: "list-jobs", Method: http.MethodGet, Path: "/v1/jobs", Tags: []string{"jobs"},
 		Summary:     "List jobs, the most recent first",
-		Description: "Shows the open and the recent jobs of the partitions that the member owns.",
+		Description: "Shows the open and the recent jobs of all members; missing_members names those that did not answer.",
 		Errors:      s.errors(http.StatusServiceUnavailable),
 	}, s.jobs)
 }
@@ -156,7 +157,7 @@ func (s *Server) jobs(ctx context.Context, in *jobsInput) (*jobsOutput, error) {
 	if err != nil {
 		return nil, problem("jobs", err)
 	}
-	out := &jobsOutput{Body: JobList{Jobs: make([]JobView, len(list.Jobs)), Rebuilding: list.Rebuilding}}
+	out := &jobsOutput{Body: JobList{Jobs: make([]JobView, len(list.Jobs)), Rebuilding: list.Rebuilding, Missing: list.Missing}}
 	for i := range list.Jobs {
 		out.Body.Jobs[i] = list.Jobs[i].summary()
 	}

@@ -220,7 +220,7 @@ func TestEnded(t *testing.T) {
 func TestWatermarks(t *testing.T) {
 	h := start(t, api.Config{}, apitest.New(nil))
 	_, b := h.do("GET", "/v1/watermarks", "")
-	require.JSONEq(t, `{"watermarks":[{"partition":5,"offset":40,"job_ms":1700000000000,"pending":1,"committed":41,"rebuilding":false}]}`, string(b))
+	require.JSONEq(t, `{"watermarks":[{"partition":5,"offset":40,"job_ms":1700000000000,"pending":1,"committed":41,"rebuilding":false,"member":"test"}]}`, string(b))
 	v := get[api.StatusView](h, "/v1/status")
 	require.EqualValues(t, 40, v.Shards[0].Watermark)
 	require.Equal(t, 2, v.Shards[0].Uncommitted)

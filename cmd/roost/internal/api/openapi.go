@@ -32,6 +32,7 @@ func openAPIConfig(cfg *Config) huma.Config {
 		{Name: "jobs", Description: "What is to run, and what came of it"},
 		{Name: "nodes", Description: "Who is connected"},
 		{Name: "member", Description: "The process that serves this API"},
+		{Name: "cluster", Description: "The members, and what operators do with them"},
 	}
 	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
 		bearerScheme: {Type: "http", Scheme: "bearer", Description: "The member's api.token, when one is set"},
@@ -124,7 +125,7 @@ func docsPage(doc *huma.OpenAPI) ([]byte, error) {
 	for _, tag := range doc.Tags {
 		t := docsTag{Name: tag.Name}
 		for path, item := range doc.Paths {
-			for _, op := range []*huma.Operation{item.Get, item.Post} {
+			for _, op := range []*huma.Operation{item.Get, item.Post, item.Delete} {
 				if op != nil && slices.Contains(op.Tags, tag.Name) {
 					t.Operations = append(t.Operations, docsOperation{
 						op.OperationID, op.Method, path, op.Summary, op.Description, op.Parameters,

@@ -24,6 +24,8 @@ const rebuildingRetryAfter = time.Second
 const (
 	// ProblemRebuilding is a 503: what was asked for may be in partitions that are being rebuilt.
 	ProblemRebuilding = "urn:roost:problem:rebuilding"
+	// ProblemMissingMembers is a 503: what was asked for may be known to members that did not answer.
+	ProblemMissingMembers = "urn:roost:problem:missing-members"
 	// ProblemEnded is a 410 or 409: the job has ended.
 	ProblemEnded = "urn:roost:problem:ended"
 )
@@ -31,7 +33,8 @@ const (
 // Problem is the body of every answer that is an error.
 type Problem struct {
 	huma.ErrorModel
-	Rebuilding []RebuildingView `json:"rebuilding,omitempty" nullable:"false" doc:"With the type urn:roost:problem:rebuilding: how far the partitions are"`
+	Rebuilding     []RebuildingView `json:"rebuilding,omitempty" nullable:"false" doc:"With the type urn:roost:problem:rebuilding: how far the partitions are"`
+	MissingMembers []string         `json:"missing_members,omitempty" nullable:"false" doc:"With the type urn:roost:problem:missing-members: who did not answer"`
 }
 
 // newProblem makes an answer; what the errors say in addition stands in its fields.
@@ -40,6 +43,8 @@ func newProblem(status int, text string, errs ...error) huma.StatusError {
 	for _, err := range errs {
 		if r := (*Rebuilding)(nil); errors.As(err, &r) {
 			p.Type, p.Rebuilding = ProblemRebuilding, r.Shards
+		} else if m := (*MissingMembers)(nil); errors.As(err, &m) {
+			p.Type, p.MissingMembers = ProblemMissingMembers, m.Members
 		} else if err != nil {
 			p.Add(err)
 		}
@@ -63,6 +68,9 @@ func problem(what string, err error) error {
 	case errors.Is(err, ErrUnavailable):
 		if r := (*Rebuilding)(nil); errors.As(err, &r) {
 			return unavailable(text, max(r.RetryAfter, rebuildingRetryAfter), r)
+		}
+		if m := (*MissingMembers)(nil); errors.As(err, &m) {
+			return unavailable(text, max(m.RetryAfter, rebuildingRetryAfter), m)
 		}
 		after := defaultRetryAfter
 		if u := (*Unavailable)(nil); errors.As(err, &u) && u.RetryAfter > 0 {

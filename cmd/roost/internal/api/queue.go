@@ -86,6 +86,8 @@ func eventBytes(ev *Event) int {
 		return fixed + len(ev.Result.Output) + len(ev.Result.Error) + len(ev.Result.Node) + len(ev.Result.Job)
 	case ev.Progress != nil:
 		return fixed + len(ev.Progress.Data) + len(ev.Progress.Node) + len(ev.Progress.Job)
+	case ev.Trace != nil:
+		return fixed + len(ev.Trace.Text) + len(ev.Trace.Node) + len(ev.Trace.Job)
 	default:
 		return fixed
 	}

@@ -52,6 +52,9 @@ func New(cfg Config, b Backend, log *zap.Logger) (*Server, error) {
 	s.registerEvents()
 	s.registerNodes()
 	s.registerStatus()
+	s.registerMembers()
+	s.registerTree()
+	s.registerTrace()
 	if err := s.serveDocument(); err != nil {
 		return nil, err
 	}

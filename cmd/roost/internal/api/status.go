@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"net/http"
-	"slices"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
@@ -18,9 +17,10 @@ type healthOutput struct{ Body Health }
 
 type statusOutput struct{ Body StatusView }
 
-// WatermarkList is how far each partition of a member is done.
+// WatermarkList is how far the partitions are done.
 type WatermarkList struct {
-	Watermarks []WatermarkView `json:"watermarks" nullable:"false"`
+	Watermarks []WatermarkView `json:"watermarks" nullable:"false" doc:"Ordered by partition"`
+	Missing
 }
 
 type watermarksOutput struct{ Body WatermarkList }
@@ -28,13 +28,14 @@ type watermarksOutput struct{ Body WatermarkList }
 func (s *Server) registerStatus() {
 	huma.Register(s.huma, huma.Operation{
 		OperationID: "get-status", Method: http.MethodGet, Path: "/v1/status", Tags: []string{"member"},
-		Summary: "Look at the member",
-		Errors:  s.errors(http.StatusServiceUnavailable),
+		Summary:     "Look at the member and its cluster",
+		Description: "The member that is asked, and the partitions and members of the whole cluster; missing_members names those that did not answer.",
+		Errors:      s.errors(http.StatusServiceUnavailable),
 	}, s.status)
 	huma.Register(s.huma, huma.Operation{
 		OperationID: "list-watermarks", Method: http.MethodGet, Path: "/v1/watermarks", Tags: []string{"jobs"},
 		Summary:     "See how far the partitions are done",
-		Description: "The low watermarks of the partitions that the member owns, as they are now: what the topic roost.progress says of them is committed, and may be a little older.",
+		Description: "The low watermarks of the partitions of all members that answered, as they are now: what the topic roost.progress says of them is committed, and may be a little older.",
 		Errors:      s.errors(http.StatusServiceUnavailable),
 	}, s.watermarks)
 	open := []map[string][]string{{}}
@@ -73,10 +74,7 @@ func (s *Server) status(ctx context.Context, _ *struct{}) (*statusOutput, error)
 		return nil, problem("status", err)
 	}
 	v.Gates, v.Shards = list(v.Gates), list(v.Shards)
-	v.Members = slices.Clone(list(v.Members))
-	for i := range v.Members {
-		v.Members[i].Partitions = list(v.Members[i].Partitions)
-	}
+	v.Members = completeMembers(v.Members)
 	if v.Jobs.Outcomes == nil {
 		v.Jobs.Outcomes = map[string]uint64{}
 	}
@@ -90,7 +88,8 @@ func (s *Server) watermarks(ctx context.Context, _ *struct{}) (*watermarksOutput
 	if err != nil {
 		return nil, problem("watermarks", err)
 	}
-	return &watermarksOutput{Body: WatermarkList{Watermarks: list(marks)}}, nil
+	marks.Watermarks = list(marks.Watermarks)
+	return &watermarksOutput{Body: marks}, nil
 }
 
 func (s *Server) ready(ctx context.Context, _ *struct{}) (*healthOutput, error) {

@@ -40,6 +40,7 @@ type AssignmentView struct {
 type RebuildingView struct {
 	Partition int32 `json:"partition" minimum:"0"`
 	Restored  int   `json:"restored" minimum:"0" doc:"Jobs so far"`
+	Unowned   bool  `json:"unowned,omitempty" doc:"Whether no member owns it at the moment: whoever gets it rebuilds it first"`
 }
 
 // WatermarkView is how far one partition is done.
@@ -50,6 +51,8 @@ type WatermarkView struct {
 	Pending    int   `json:"pending" minimum:"0" doc:"Jobs without all of their outcomes"`
 	Committed  int64 `json:"committed" minimum:"0" doc:"Offset of the next record to read after a restart"`
 	Rebuilding bool  `json:"rebuilding" doc:"Whether the shard is being rebuilt; the other values are not known then"`
+
+	Member string `json:"member,omitempty" doc:"The member that owns the partition"`
 }
 
 // ResultView is the outcome of one assignment.
@@ -120,10 +123,16 @@ type NodePage struct {
 	Total int        `json:"total" minimum:"0" doc:"Number of nodes that fit the filter, on all pages"`
 	Next  string     `json:"next,omitempty" doc:"Cursor of the next page; absent on the last one"`
 
-	Rebuilding []int32 `json:"rebuilding,omitempty" nullable:"false" doc:"Partitions that are being rebuilt: their nodes are missing here"`
+	Rebuilding []int32 `json:"rebuilding,omitempty" nullable:"false" doc:"Partitions that are being rebuilt, or that no member owns at the moment: their nodes are missing here"`
+	Missing
 }
 
-// StatusView is the state of a member.
+// Missing says which members did not answer; it is part of every answer that several members make up.
+type Missing struct {
+	MissingMembers []string `json:"missing_members,omitempty" nullable:"false" doc:"Members that did not answer in time: what only they know is missing here"`
+}
+
+// StatusView is the state of a member, and of the cluster as far as the others answered.
 type StatusView struct {
 	Member      string          `json:"member" doc:"The member's name"`
 	Version     string          `json:"version" doc:"Version of the software"`
@@ -134,8 +143,11 @@ type StatusView struct {
 	Connections ConnectionsView `json:"connections"`
 	Jobs        JobTotals       `json:"jobs"`
 	Gates       []GateView      `json:"gates" nullable:"false" doc:"The event loops"`
-	Shards      []ShardView     `json:"shards" nullable:"false" doc:"The partitions that this member owns"`
-	Members     []MemberView    `json:"members" nullable:"false" doc:"The cluster as this member sees it"`
+	Queues      []QueueView     `json:"queues,omitempty" nullable:"false" doc:"What waits in this member, and for how much there is room"`
+	Shards      []ShardView     `json:"shards" nullable:"false" doc:"The partitions of all members that answered, ordered by number"`
+	Unowned     []int32         `json:"unowned_partitions,omitempty" nullable:"false" doc:"Partitions that no member owns at the moment"`
+	Members     []MemberView    `json:"members" nullable:"false" doc:"The cluster as this member sees it: itself first, then by name"`
+	Missing
 }
 
 // KafkaView is a member's relation to Kafka.
@@ -173,6 +185,13 @@ type JobTotals struct {
 	Outcomes map[string]uint64 `json:"outcomes" doc:"Outcomes recorded"`
 }
 
+// QueueView is one of the queues of a member.
+type QueueView struct {
+	Name  string `json:"name" doc:"What waits, such as parked results"`
+	Depth int    `json:"depth" minimum:"0"`
+	Max   int    `json:"max,omitempty" minimum:"0" doc:"More are refused or dropped; absent when there is no limit"`
+}
+
 // GateView is one event loop.
 type GateView struct {
 	Loop     int    `json:"loop" minimum:"0"`
@@ -181,9 +200,14 @@ type GateView struct {
 	Reason   string `json:"reason,omitempty" doc:"Of the last restart"`
 }
 
-// ShardView is one partition that the member owns.
+// ShardView is one partition.
 type ShardView struct {
 	Partition int32 `json:"partition" minimum:"0"`
+
+	Member string `json:"member,omitempty" doc:"The member that owns it"`
+	Epoch  uint64 `json:"epoch,omitempty" doc:"Numbers the lives of the partition's shard; the newest wins"`
+	Lag    int64  `json:"lag" minimum:"0" doc:"Job records that it has not read"`
+
 	Pending   int   `json:"pending" minimum:"0" doc:"Assignments without outcome"`
 	Delivered int   `json:"delivered" minimum:"0" doc:"Those of them that a node has"`
 	Paused    bool  `json:"paused" doc:"Whether reading is paused because too much is pending"`
@@ -199,14 +223,4 @@ type ShardView struct {
 
 	Restarts uint64 `json:"restarts"`
 	Reason   string `json:"reason,omitempty" doc:"Of the last restart"`
-}
-
-// MemberView is one member of the cluster.
-type MemberView struct {
-	Name       string  `json:"name"`
-	Address    string  `json:"address,omitempty" doc:"Where other members reach it"`
-	Version    string  `json:"version,omitempty"`
-	State      string  `json:"state" doc:"Such as serving or draining"`
-	Nodes      int     `json:"nodes" minimum:"0"`
-	Partitions []int32 `json:"partitions" nullable:"false"`
 }

@@ -115,7 +115,7 @@ func TestRebuilding(t *testing.T) {
 	m := startMember(t, runNode, testNodes()...)
 	m.submit("known", "sydney-1")
 	shards := []api.RebuildingView{{Partition: 3, Restored: 700}, {Partition: 4, Restored: 500}}
-	const waiting = "waiting: the member is rebuilding partitions 3-4 from Kafka, 1200 jobs so far"
+	const waiting = "waiting: the cluster is rebuilding partitions 3-4 from Kafka, 1200 jobs so far"
 	for _, args := range [][]string{{"jobs", "late"}, {"jobs", "cancel", "late"}, {"nodes", "late"}} {
 		m.backend.SetRebuilding(shards...)
 		done := m.start(t.Context(), args...)
@@ -134,7 +134,7 @@ func TestRebuilding(t *testing.T) {
 	for _, what := range []string{"jobs", "nodes"} {
 		r = m.run(what)
 		require.Zero(t, r.code)
-		require.Contains(t, r.err, "the "+what+" of partitions 3-4 are missing here: the member is rebuilding them from Kafka")
+		require.Contains(t, r.err, "the "+what+" of partitions 3-4 are missing here: they are being rebuilt from Kafka")
 		require.NotContains(t, m.run(what, "--limit", "1000", "--json").out, "rebuilding")
 	}
 	require.NotContains(t, m.run("jobs", "--tenant", "x").err, "no recent job fits")
@@ -146,7 +146,7 @@ func TestRebuilding(t *testing.T) {
 	other.g.slack = time.Millisecond
 	r = other.run("run", "http", "http://x.test", "--ttl", "1ms", "--timeout", "1ms")
 	require.Equal(t, 1, r.code)
-	require.Contains(t, r.message, "the member is rebuilding partitions 3-4 from Kafka, 1200 jobs so far; look again")
+	require.Contains(t, r.message, "the cluster is rebuilding partitions 3-4 from Kafka, 1200 jobs so far; look again")
 
 	m.g.patience = 0
 	r = m.run("jobs", "late")
@@ -168,7 +168,7 @@ func TestRebuilding(t *testing.T) {
 	defer cancel()
 	done = m.start(ctx, "jobs", "later", "--follow")
 	require.Eventually(t, func() bool {
-		return strings.Contains(m.err.String(), "waiting for job later: the member is rebuilding")
+		return strings.Contains(m.err.String(), "waiting for job later: the cluster is rebuilding")
 	}, 10*time.Second, time.Millisecond)
 	cancel()
 	require.Equal(t, 130, (<-done).code)

@@ -140,7 +140,8 @@ func (m *testMember) start(ctx context.Context, args ...string) <-chan result {
 	g := *m.g
 	g.Out, g.Err = out, errOut
 	root := &cobra.Command{Use: "roost", SilenceErrors: true, SilenceUsage: true}
-	root.AddCommand(NewRun(&g), NewNodes(&g), NewJobs(&g), NewStatus(&g), NewWatermarks(&g))
+	root.AddCommand(NewRun(&g), NewNodes(&g), NewJobs(&g), NewStatus(&g), NewWatermarks(&g),
+		NewTree(&g), NewTrace(&g), NewDrain(&g), NewRebalance(&g))
 	root.SetArgs(args)
 	root.SetOut(out)
 	root.SetErr(io.Discard)

@@ -60,6 +60,28 @@ func (g *Globals) completeNodes(cmd *cobra.Command, _ []string, prefix string) (
 	return out, cobra.ShellCompDirectiveNoFileComp
 }
 
+// completeMembers offers the names of members.
+func (g *Globals) completeMembers(cmd *cobra.Command, _ []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	c, err := g.client()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(cmd.Context(), completeTimeout)
+	defer cancel()
+	list, err := c.Members(ctx)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	var out []cobra.Completion
+	for i := range list.Members {
+		if m := &list.Members[i]; strings.HasPrefix(m.Name, prefix) {
+			out = append(out, cobra.CompletionWithDesc(clean(m.Name), clean(m.State)))
+		}
+	}
+	return out, cobra.ShellCompDirectiveNoFileComp
+}
+
 // completeJobs offers the ids of recent jobs.
 func (g *Globals) completeJobs(cmd *cobra.Command, args []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	if len(args) > 0 {

@@ -21,6 +21,7 @@ func newDev(g *Globals) *cobra.Command {
 	cfg := member.DefaultConfig()
 	cfg.Name = "dev"
 	cfg.Heartbeat = 10 * time.Second
+	cfg.Cluster.Listen = ""
 	cmd := &cobra.Command{
 		Use:   "dev",
 		Short: "Run a whole Roost in one process, to try it out",

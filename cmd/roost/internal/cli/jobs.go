@@ -123,6 +123,7 @@ func listJobs(ctx context.Context, g *Globals, c *client.Client, o *jobsOptions)
 		return g.explain(err)
 	}
 	list := answer.Jobs
+	defer g.missing(answer.MissingMembers)
 	defer g.incomplete("the jobs", answer.Rebuilding)
 	if o.json {
 		for i := range list {

@@ -183,14 +183,14 @@ func TestWatermarks(t *testing.T) {
 	m.backend.SetRebuilding(api.RebuildingView{Partition: 6})
 	r := m.run("watermarks")
 	require.Zero(t, r.code, r.message)
-	require.Regexp(t, `^PARTITION +WATERMARK +DONE UNTIL +PENDING +COMMITTED
-5 +40 +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \(\d+d\d+h ago\) +1 +41
-6( +-){4} +rebuilding
+	require.Regexp(t, `^PARTITION +WATERMARK +DONE UNTIL +PENDING +COMMITTED +MEMBER
+5 +40 +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \(\d+d\d+h ago\) +1 +41 +test
+6( +-){4} +test +rebuilding
 $`, r.out)
 	r = m.run("watermarks", "--json")
 	lines := strings.Split(strings.TrimSpace(r.out), "\n")
 	require.Len(t, lines, 2)
-	require.JSONEq(t, `{"partition":5,"offset":40,"job_ms":1700000000000,"pending":1,"committed":41,"rebuilding":false}`, lines[0])
+	require.JSONEq(t, `{"partition":5,"offset":40,"job_ms":1700000000000,"pending":1,"committed":41,"rebuilding":false,"member":"test"}`, lines[0])
 }
 
 func TestKafkaLine(t *testing.T) {

@@ -111,10 +111,11 @@ func listNodes(ctx context.Context, g *Globals, c *client.Client, f api.NodeFilt
 
 func nodesFooter(g *Globals, shown int, last *api.NodePage, filtered, asJSON bool) {
 	g.incomplete("the nodes", last.Rebuilding)
+	g.missing(last.MissingMembers)
 	switch {
 	case shown < last.Total: // also with --json: what is missing has to be said somewhere
 		fmt.Fprintf(g.Err, "%d of %d nodes; show all with --limit 0\n", shown, last.Total)
-	case asJSON, len(last.Rebuilding) > 0:
+	case asJSON, len(last.Rebuilding) > 0, len(last.MissingMembers) > 0:
 	case shown == 0 && filtered:
 		fmt.Fprintln(g.Err, "no connected node fits; \"roost nodes\" lists all")
 	case shown == 0:

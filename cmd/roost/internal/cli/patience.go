@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/roost-server/roost/cmd/roost/internal/api"
@@ -41,11 +42,17 @@ func (g *Globals) patiently(ctx context.Context, f func() error) error {
 
 // rebuildingText says what the member does.
 func rebuildingText(shards []api.RebuildingView) string {
-	jobs := 0
+	jobs, unowned := 0, 0
 	for _, s := range shards {
 		jobs += s.Restored
+		if s.Unowned {
+			unowned++
+		}
 	}
-	return fmt.Sprintf("the member is rebuilding %s from Kafka, %s so far", partitionsText(shards), plural(jobs, "job"))
+	if unowned > 0 && unowned == len(shards) {
+		return fmt.Sprintf("no member owns %s at the moment", partitionsText(shards))
+	}
+	return fmt.Sprintf("the cluster is rebuilding %s from Kafka, %s so far", partitionsText(shards), plural(jobs, "job"))
 }
 
 func partitionsText(shards []api.RebuildingView) string {
@@ -66,6 +73,13 @@ func partitionList(partitions []int32) string {
 // incomplete tells that a list lacks what is in partitions that are being rebuilt.
 func (g *Globals) incomplete(what string, partitions []int32) {
 	if len(partitions) > 0 {
-		fmt.Fprintf(g.Err, "roost: %s of %s are missing here: the member is rebuilding them from Kafka; try again in a moment\n", what, partitionList(partitions))
+		fmt.Fprintf(g.Err, "roost: %s of %s are missing here: they are being rebuilt from Kafka, or no member owns them yet; try again in a moment\n", what, partitionList(partitions))
+	}
+}
+
+// missing tells that an answer lacks what only some members know.
+func (g *Globals) missing(members []string) {
+	if len(members) > 0 {
+		fmt.Fprintf(g.Err, "roost: no answer came in time from %s: what nobody else knows is missing here\n", clean(strings.Join(members, ", ")))
 	}
 }

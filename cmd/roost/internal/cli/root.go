@@ -44,7 +44,7 @@ Run it:      roost serve --kafka HOST:PORT a member of a cluster
 	root.SetOut(g.Out)
 	root.SetErr(g.Err)
 	root.AddCommand(newDev(g), newServe(g), newNode(g), newBroker(g),
-		NewRun(g), NewNodes(g), NewJobs(g), NewStatus(g), NewWatermarks(g))
+		NewRun(g), NewNodes(g), NewJobs(g), NewStatus(g), NewWatermarks(g), NewTree(g), NewTrace(g), NewDrain(g), NewRebalance(g), NewCerts(g))
 	return root
 }
 

@@ -3,6 +3,9 @@ package cli
 import (
 	"context"
 	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -69,6 +72,12 @@ func serve(ctx context.Context, g *Globals, s *settings, cfg member.Config) erro
 		return cannot(err)
 	}
 	defer stopPprof()
+	manager, err := newSystemd(log)
+	if err != nil {
+		return cannot(err)
+	}
+	defer manager.close()
+	cfg.Progress = manager.status
 	m, err := member.Start(ctx, cfg, log)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -77,6 +86,8 @@ func serve(ctx context.Context, g *Globals, s *settings, cfg member.Config) erro
 		return cannot(err)
 	}
 	fmt.Fprintf(g.Out, "member %s serves: nodes %s, API http://%s, Kafka %s\n", cfg.Name, m.NodesAddr(), m.APIAddr(), cfg.Kafka.Bootstrap)
+	manager.ready("serving", m.Alive)
+	defer context.AfterFunc(ctx, func() { manager.stopping("draining and stopping") })()
 	return wait(ctx, g, m)
 }
 
@@ -85,6 +96,7 @@ func wait(ctx context.Context, g *Globals, m *member.Member) error {
 	var failure error
 	select {
 	case <-ctx.Done():
+		drainFirst(context.WithoutCancel(ctx), g, m)
 		fmt.Fprintln(g.Err, "stopping: closing sessions, recording outcomes, committing offsets")
 	case err := <-m.Failed():
 		failure = &ExitError{Code: exitNotOK, Err: err}
@@ -95,4 +107,24 @@ func wait(ctx context.Context, g *Globals, m *member.Member) error {
 		failure = &ExitError{Code: exitNotOK, Err: err}
 	}
 	return failure
+}
+
+// drainReport is how often a drain says how far it is.
+const drainReport = 2 * time.Second
+
+// drainFirst sends the nodes to other members before a stop, until they have gone or a
+// second signal comes.
+func drainFirst(ctx context.Context, g *Globals, m *member.Member) {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	var said time.Time
+	err := m.Drain(ctx, func(nodes int) {
+		if nodes > 0 && time.Since(said) > drainReport {
+			said = time.Now()
+			fmt.Fprintf(g.Err, "draining: %d nodes are still to go to other members; interrupt again to stop at once\n", nodes)
+		}
+	})
+	if err != nil {
+		fmt.Fprintln(g.Err, "draining ended early:", err)
+	}
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"math"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/roost-server/roost/cmd/roost/internal/member"
 	"github.com/roost-server/roost/transport/kafka"
+	"github.com/roost-server/roost/transport/tcp"
 )
 
 // envPrefix starts the environment variables that settings may come from:
@@ -45,6 +47,25 @@ func addMemberFlags(cmd *cobra.Command, d *member.Config) {
 	f.Int("replication", 0, "replication factor of topics that are created; 0: the broker's default")
 	f.String("topic-prefix", kafka.DefaultPrefix, "what the topics' names start with")
 	f.String("group", d.Kafka.Group, "consumer group that the members share")
+	f.String("cluster", d.Cluster.Name, "name of the cluster; members of another one are refused")
+	f.String("cluster-listen", d.Cluster.Listen, "HOST:PORT for the other members of the cluster; empty: this one stays alone")
+	f.String("cluster-advertise", "", "HOST:PORT where the others reach this member; empty: where it listens")
+	f.StringSlice("cluster-seeds", nil, "HOST:PORT of other members, comma separated")
+	f.String("cluster-dns", "", "name whose addresses (NAME:PORT) or SRV records (_service._proto.NAME) are other members")
+	f.String("cluster-discovery", "kafka", "kafka: members find each other through a topic too; static: by seeds and DNS only")
+	f.String("cluster-tls-ca", "", "certificate of the authority that signs members' certificates; see \"roost certs\"")
+	f.String("cluster-tls-cert", "", "certificate of this member, for its --name")
+	f.String("cluster-tls-key", "", "key of this member's certificate")
+	f.Bool("cluster-insecure", false, "talk to other members in plaintext beyond this machine")
+	f.Duration("cluster-clock-skew", d.Cluster.MaxSkew, "members whose clocks are further apart are refused")
+	f.String("nodes-advertise", "", "HOST:PORT where nodes reach this member; empty: where it listens")
+	f.String("api-advertise", "", "HOST:PORT where the API is reached; empty: where it listens")
+	f.Int("drain-rate", d.Cluster.DrainRate, "nodes that are sent to other members a second, at most, when this one is drained")
+	f.Duration("drain-timeout", d.Cluster.DrainTimeout, "how long a stop waits until all nodes have gone to other members; 0s: not at all")
+	f.Int("rebalance-threshold", d.Cluster.RebalanceThreshold, "percent above the average at which this member sends nodes to others by itself; 0: never")
+	f.Bool("proxy-protocol", false, "a load balancer in front of the nodes' port says with PROXY protocol version 2 who connects; without that nobody is let in")
+	f.StringSlice("proxy-from", nil, "networks, such as 10.0.0.0/24, whose balancers are believed; empty: any")
+	f.Duration("session-timeout", d.Kafka.SessionTimeout, "how long the consumer group waits for a silent member before its partitions go to others; brokers refuse less than their group.min.session.timeout.ms, 6s unless changed")
 	f.String("pprof-listen", "", "loopback HOST:PORT for the Go profiler; empty: none")
 	f.String("log-level", "info", "debug, info, warn or error")
 	f.String("log-format", "text", "text or json")
@@ -98,6 +119,12 @@ func (s *settings) apply(c *member.Config) error {
 	c.Topics = kafka.Topics{Prefix: s.k.String("topic-prefix")}.Plan()
 	c.Topics.Partitions, c.Topics.Replication = s.k.Int("partitions"), s.k.Int("replication")
 	c.Kafka.Group = s.k.String("group")
+	if err := s.proxy(&c.Nodes); err != nil {
+		return err
+	}
+	if err := s.cluster(&c.Cluster); err != nil {
+		return err
+	}
 	var err error
 	if c.CommitInterval, err = s.duration("commit-interval"); err != nil {
 		return err
@@ -111,6 +138,9 @@ func (s *settings) apply(c *member.Config) error {
 	if c.MaxPendingBytes, err = parseSize(fmt.Sprint(s.k.Get("max-pending-bytes"))); err != nil {
 		return fmt.Errorf("max-pending-bytes: %w", err)
 	}
+	if c.Kafka.SessionTimeout, err = s.duration("session-timeout"); err != nil {
+		return err
+	}
 	if c.Heartbeat, err = s.duration("heartbeat"); err != nil {
 		return err
 	}
@@ -121,6 +151,58 @@ func (s *settings) apply(c *member.Config) error {
 		return err
 	}
 	return nil
+}
+
+// cluster fills in what has to do with other members.
+func (s *settings) cluster(c *member.ClusterConfig) error {
+	c.Name, c.Listen, c.Advertise = s.k.String("cluster"), s.k.String("cluster-listen"), s.k.String("cluster-advertise")
+	c.Seeds, c.DNS = s.list("cluster-seeds"), s.k.String("cluster-dns")
+	c.CA, c.Cert, c.Key = s.k.String("cluster-tls-ca"), s.k.String("cluster-tls-cert"), s.k.String("cluster-tls-key")
+	c.Insecure = s.k.Bool("cluster-insecure")
+	c.NodesAdvertise, c.APIAdvertise = s.k.String("nodes-advertise"), s.k.String("api-advertise")
+	switch d := s.k.String("cluster-discovery"); d {
+	case "kafka", "static":
+		c.Board = d == "kafka"
+	default:
+		return fmt.Errorf("cluster-discovery: %q; allowed are kafka and static", d)
+	}
+	var err error
+	if c.MaxSkew, err = s.duration("cluster-clock-skew"); err != nil {
+		return err
+	}
+	if c.DrainRate, err = s.integer("drain-rate"); err != nil {
+		return err
+	}
+	if c.RebalanceThreshold, err = s.integer("rebalance-threshold"); err != nil {
+		return err
+	}
+	c.DrainTimeout, err = s.duration("drain-timeout")
+	return err
+}
+
+// proxy fills in what has to do with a balancer in front of the nodes' port.
+func (s *settings) proxy(c *tcp.Config) error {
+	c.ProxyProtocol = s.k.Bool("proxy-protocol")
+	for _, text := range s.list("proxy-from") {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return fmt.Errorf("proxy-from: %q; a network such as 10.0.0.0/24 is expected", text)
+		}
+		c.ProxyFrom = append(c.ProxyFrom, p)
+	}
+	return nil
+}
+
+// list reads a list of a file or flag, or the environment's comma separated one.
+func (s *settings) list(key string) []string {
+	one, ok := s.k.Get(key).(string)
+	switch {
+	case !ok:
+		return s.k.Strings(key)
+	case one == "":
+		return nil
+	}
+	return strings.Split(one, ",")
 }
 
 // duration refuses what koanf would read as nanoseconds or zero.

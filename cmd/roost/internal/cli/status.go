@@ -19,7 +19,11 @@ func NewStatus(g *Globals) *cobra.Command {
 	cmd := prepare(&cobra.Command{
 		Use:   "status [FLAGS]",
 		Short: "Look at a member and its cluster",
-		Long:  "Look at a member: its connection to Kafka, its nodes, event loops and partitions, and the cluster as it sees it.",
+		Long: `Look at a member and its cluster: first the member's own connection to Kafka, nodes, event loops
+and queues; then the partitions of all members; then the members.
+
+LAG is how many job records have not been read, CLOCK how far a member's clock is from that of the
+member that answers, QUEUED what waits to be sent to it.`,
 		Example: `  roost status
   roost status --api http://10.0.0.5:7480 --json`,
 		Args: cobra.NoArgs,
@@ -33,6 +37,7 @@ func NewStatus(g *Globals) *cobra.Command {
 			if err != nil {
 				return g.explain(err)
 			}
+			g.missing(v.MissingMembers)
 			if asJSON {
 				printJSON(g.Out, v)
 				return nil
@@ -60,6 +65,15 @@ func printStatus(w io.Writer, v *api.StatusView) error {
 	t.row("connections", connectionsLine(&v.Connections))
 	t.row("jobs", fmt.Sprintf("%d accepted, %d pending", v.Jobs.Accepted, v.Jobs.Pending))
 	t.row("outcomes", formatOutcomes(v.Jobs.Outcomes))
+	if len(v.Queues) > 0 {
+		t.row("queues", queuesLine(v.Queues))
+	}
+	if len(v.Members) > 1 {
+		t.row("cluster", clusterLine(v))
+	}
+	if len(v.Unowned) > 0 {
+		t.row("WARNING", "no member owns "+partitionList(v.Unowned)+" at the moment")
+	}
 	if err := t.flush(); err != nil {
 		return err
 	}
@@ -75,22 +89,12 @@ func printStatus(w io.Writer, v *api.StatusView) error {
 	}
 	if len(v.Shards) > 0 {
 		fmt.Fprintln(w)
-		t = newTable(w, "PARTITION", "PENDING", "DELIVERED", "UNCOMMITTED", "WATERMARK", "COMMITTED", "HIGHEST", "RESTARTS", "")
-		for i := range v.Shards {
-			x := &v.Shards[i]
-			t.row(strconv.Itoa(int(x.Partition)), strconv.Itoa(x.Pending), strconv.Itoa(x.Delivered), strconv.Itoa(x.Uncommitted),
-				strconv.FormatInt(x.Watermark, 10), strconv.FormatInt(x.Committed, 10), strconv.FormatInt(x.Highest, 10), strconv.FormatUint(x.Restarts, 10), shardNotes(x))
-		}
-		if err := t.flush(); err != nil {
+		if err := printShards(w, v.Shards); err != nil {
 			return err
 		}
 	}
 	fmt.Fprintln(w)
-	t = newTable(w, "MEMBER", "STATE", "NODES", "PARTITIONS", "ADDRESS", "VERSION")
-	for _, x := range v.Members {
-		t.row(clean(x.Name), clean(x.State), strconv.Itoa(x.Nodes), ranges(x.Partitions), orDash(x.Address), orDash(x.Version))
-	}
-	return t.flush()
+	return printMembers(w, v)
 }
 
 // shardNotes says what is not as usual.

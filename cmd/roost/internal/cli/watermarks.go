@@ -16,7 +16,7 @@ func NewWatermarks(g *Globals) *cobra.Command {
 	cmd := prepare(&cobra.Command{
 		Use:   "watermarks [FLAGS]",
 		Short: "See how far each partition's jobs are done",
-		Long: `See how far each partition's jobs are done, of the partitions that the member owns.
+		Long: `See how far each partition's jobs are done, over all members of the cluster.
 
 Every job record before the WATERMARK has all of its outcomes recorded. DONE UNTIL is the time of
 the first job that is still open; without one, of the newest job. The topic roost.progress says the
@@ -34,11 +34,12 @@ same to programs: docs/RECORDS.md tells how to close a time window with it.`,
 			if err != nil {
 				return g.explain(err)
 			}
+			g.missing(marks.MissingMembers)
 			if !asJSON {
-				return printWatermarks(g.Out, marks)
+				return printWatermarks(g.Out, marks.Watermarks)
 			}
-			for i := range marks {
-				printJSON(g.Out, marks[i])
+			for i := range marks.Watermarks {
+				printJSON(g.Out, marks.Watermarks[i])
 			}
 			return nil
 		},
@@ -50,18 +51,18 @@ same to programs: docs/RECORDS.md tells how to close a time window with it.`,
 }
 
 func printWatermarks(w io.Writer, marks []api.WatermarkView) error {
-	t := newTable(w, "PARTITION", "WATERMARK", "DONE UNTIL", "PENDING", "COMMITTED", "")
+	t := newTable(w, "PARTITION", "WATERMARK", "DONE UNTIL", "PENDING", "COMMITTED", "MEMBER", "")
 	for _, m := range marks {
 		partition := strconv.Itoa(int(m.Partition))
 		if m.Rebuilding {
-			t.row(partition, "-", "-", "-", "-", "rebuilding")
+			t.row(partition, "-", "-", "-", "-", orDash(m.Member), "rebuilding")
 			continue
 		}
 		until := "-"
 		if m.JobMs > 0 {
 			until = fmt.Sprintf("%s (%s ago)", formatTime(m.JobMs), since(m.JobMs))
 		}
-		t.row(partition, strconv.FormatInt(m.Offset, 10), until, strconv.Itoa(m.Pending), strconv.FormatInt(m.Committed, 10), "")
+		t.row(partition, strconv.FormatInt(m.Offset, 10), until, strconv.Itoa(m.Pending), strconv.FormatInt(m.Committed, 10), orDash(m.Member), "")
 	}
 	return t.flush()
 }

@@ -77,6 +77,8 @@ type Problem struct {
 	RetryAfter time.Duration `json:"-"` // 0 when the API did not say
 	// Rebuilding is how far the partitions are, with the type api.ProblemRebuilding.
 	Rebuilding []api.RebuildingView `json:"rebuilding"`
+	// MissingMembers did not answer, with the type api.ProblemMissingMembers.
+	MissingMembers []string `json:"missing_members"`
 }
 
 // ProblemItem is one of the things that are wrong.
@@ -177,11 +179,11 @@ func (c *Client) Jobs(ctx context.Context, f api.JobFilter) (api.JobList, error)
 	return list, err
 }
 
-// Watermarks returns how far each partition of the member is done.
-func (c *Client) Watermarks(ctx context.Context) ([]api.WatermarkView, error) {
+// Watermarks returns how far each partition is done.
+func (c *Client) Watermarks(ctx context.Context) (api.WatermarkList, error) {
 	var list api.WatermarkList
 	err := c.call(ctx, http.MethodGet, "/v1/watermarks", nil, &list)
-	return list.Watermarks, err
+	return list, err
 }
 
 // Nodes returns a page of the connected nodes.
@@ -208,7 +210,7 @@ func (c *Client) Node(ctx context.Context, id string) (api.NodeView, error) {
 	return v, err
 }
 
-// Status returns the state of the member.
+// Status returns the state of the member and its cluster.
 func (c *Client) Status(ctx context.Context) (api.StatusView, error) {
 	var v api.StatusView
 	err := c.call(ctx, http.MethodGet, "/v1/status", nil, &v)

@@ -72,7 +72,7 @@ func TestAllOfTheAPI(t *testing.T) {
 	require.Len(t, list.Jobs, 1)
 	marks, err := c.Watermarks(ctx)
 	require.NoError(t, err)
-	require.EqualValues(t, 40, marks[0].Offset)
+	require.EqualValues(t, 40, marks.Watermarks[0].Offset)
 	page, err := c.Nodes(ctx, api.NodeFilter{Country: "AU", ASN: 7, City: "Alice Springs", Platform: "linux/arm64", Tag: "t", Kind: "k", Prefix: "a/", Limit: 5})
 	require.NoError(t, err)
 	require.Equal(t, 1, page.Total)

@@ -24,6 +24,7 @@ type Event struct {
 	Result   *api.ResultView
 	Progress *api.ProgressView
 	Job      *api.JobView
+	Trace    *api.TraceEvent
 }
 
 // StreamError says why a stream ended before its job. The job goes on.
@@ -35,7 +36,8 @@ type StreamError struct {
 // Error implements error.
 func (e *StreamError) Error() string { return "the stream of events ended: " + e.Detail }
 
-// Stream is a stream of one job's events. It belongs to one goroutine; the context of Follow ends it.
+// Stream is a stream of events, of one job or of a trace. It belongs to one goroutine; the context of
+// Follow or Trace ends it.
 type Stream struct {
 	body  io.ReadCloser
 	lines *bufio.Scanner
@@ -44,7 +46,20 @@ type Stream struct {
 // Follow opens a stream of a job's events; when it returns, the member watches for the job, also if it
 // has not been submitted yet. The caller closes the stream.
 func (c *Client) Follow(ctx context.Context, id string) (*Stream, error) {
-	res, err := c.send(ctx, http.MethodGet, "/v1/jobs/"+url.PathEscape(id)+"/events", nil, "text/event-stream")
+	return c.stream(ctx, "/v1/jobs/"+url.PathEscape(id)+"/events")
+}
+
+// Trace opens a stream of the steps of a job, or of the jobs of a node, from now on. The caller closes
+// the stream.
+func (c *Client) Trace(ctx context.Context, f api.TraceFilter) (*Stream, error) {
+	q := url.Values{}
+	set(q, "node", f.Node)
+	set(q, "job", f.Job)
+	return c.stream(ctx, "/v1/trace?"+q.Encode())
+}
+
+func (c *Client) stream(ctx context.Context, path string) (*Stream, error) {
+	res, err := c.send(ctx, http.MethodGet, path, nil, "text/event-stream")
 	if err != nil {
 		return nil, err
 	}
@@ -102,6 +117,9 @@ func decode(name api.EventType, data []byte) (ev Event, ok bool, err error) {
 	case api.EventProgress:
 		ev.Progress = &api.ProgressView{}
 		v = ev.Progress
+	case api.EventTrace:
+		ev.Trace = &api.TraceEvent{}
+		v = ev.Trace
 	case api.EventState, api.EventDone:
 		ev.Job = &api.JobView{}
 		v = ev.Job

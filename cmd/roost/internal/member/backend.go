@@ -17,62 +17,8 @@ import (
 	"github.com/roost-server/roost/transport/kafka"
 )
 
-// backend answers the API from the member's shards.
+// backend answers from the member's own shards: see local, and fanout for the cluster.
 type backend struct{ m *Member }
-
-// Submit implements api.Backend. While the job's own shard is being rebuilt, which takes milliseconds
-// unless it holds very many jobs, the answer waits for it, for at most submitPatience.
-func (b *backend) Submit(ctx context.Context, j *record.Job) error {
-	giveUp := time.Now().Add(submitPatience)
-	for {
-		busy, err := b.admit(ctx, j)
-		switch {
-		case err != nil:
-			return err
-		case busy == nil:
-			return submission(b.m.submitter.Submit(ctx, j, kafka.PartitionByKey))
-		case time.Now().After(giveUp):
-			return busy
-		}
-		select {
-		case <-time.After(submitPause):
-		case <-ctx.Done():
-			return busy
-		}
-	}
-}
-
-const (
-	submitPatience = 2 * time.Second
-	submitPause    = 20 * time.Millisecond
-)
-
-// admit refuses a job whose id is known. The first result says that only time will tell: the job's
-// own shard is being rebuilt, and no other could know of a first one.
-func (b *backend) admit(ctx context.Context, j *record.Job) (busy, err error) {
-	known, err := b.known(ctx, j.ID)
-	switch {
-	case err != nil:
-		return nil, err
-	case known.Summary != nil:
-		return nil, &api.Duplicate{Job: jobView(known.Summary, false)}
-	case known.Ended:
-		return nil, &api.Duplicate{Job: api.JobView{ID: j.ID, State: api.StateDone, Outcomes: map[string]int{}}}
-	case !known.Rebuilding:
-		return nil, nil
-	}
-	home := uint32(record.Partition(j.Key(), int32(b.m.info.Partitions)))
-	shards, err := b.statuses(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for i := range shards {
-		if shards[i].Partition == home && shards[i].Rebuilding {
-			return rebuilding(shards), nil
-		}
-	}
-	return nil, nil
-}
 
 // submission gives an error of the producer the class that the API goes by.
 func submission(err error) error {
@@ -101,49 +47,14 @@ func (b *backend) known(ctx context.Context, id string) (shard.JobAnswer, error)
 	return out, err
 }
 
-// Cancel implements api.Backend. The record goes where the job's own lies.
-func (b *backend) Cancel(ctx context.Context, id, reason string) (api.JobView, error) {
-	a, err := b.known(ctx, id)
-	if err == nil && (a.Summary == nil || a.Summary.State == shard.StateDone) {
-		err = b.missing(ctx, id, a)
-		if a.Summary != nil {
-			err = fmt.Errorf("job %q has %w", id, api.ErrEnded)
-		}
-	}
-	if err != nil {
-		return api.JobView{}, err
-	}
-	j := &record.Job{ID: id, Cancel: true, CancelReason: reason, Tenant: a.Summary.Tenant}
-	if err := submission(b.m.submitter.Submit(ctx, j, a.Summary.Partition)); err != nil {
-		return api.JobView{}, err
-	}
-	return jobView(a.Summary, true), nil
-}
-
-// missing says why a job cannot be shown.
-func (b *backend) missing(ctx context.Context, id string, a shard.JobAnswer) error {
-	switch {
-	case a.Rebuilding:
-		shards, err := b.statuses(ctx)
-		if err != nil {
-			return err
-		}
-		return rebuilding(shards)
-	case a.Ended:
-		return fmt.Errorf("job %q has %w, and this member does not hold its details any more: they are in the topic %s",
-			id, api.ErrEnded, b.m.cfg.Topics.Results)
-	}
-	return fmt.Errorf("job %q is %w among the pending and recently finished jobs of this member", id, api.ErrNotFound)
-}
-
-func rebuilding(shards []shard.Status) error {
-	e := &api.Rebuilding{RetryAfter: time.Second}
+func rebuilding(shards []shard.Status) []api.RebuildingView {
+	var out []api.RebuildingView
 	for i := range shards {
 		if s := &shards[i]; s.Rebuilding {
-			e.Shards = append(e.Shards, api.RebuildingView{Partition: int32(s.Partition), Restored: s.Restored})
+			out = append(out, api.RebuildingView{Partition: int32(s.Partition), Restored: s.Restored})
 		}
 	}
-	return e
+	return out
 }
 
 // rebuildingNow returns the partitions whose shards are rebuilt at the moment.
@@ -180,19 +91,7 @@ func ask[T any](ctx context.Context, b *backend, question func(reply chan<- T) a
 	return answers, nil
 }
 
-// Job implements api.Backend.
-func (b *backend) Job(ctx context.Context, id string) (api.JobView, error) {
-	a, err := b.known(ctx, id)
-	switch {
-	case err != nil:
-		return api.JobView{}, err
-	case a.Summary != nil:
-		return jobView(a.Summary, true), nil
-	}
-	return api.JobView{}, b.missing(ctx, id, a)
-}
-
-// Jobs implements api.Backend.
+// Jobs implements local.
 func (b *backend) Jobs(ctx context.Context, f api.JobFilter) (api.JobList, error) {
 	answers, err := ask(ctx, b, func(r chan<- shard.JobsAnswer) any {
 		return &shard.QueryJobs{State: f.State, Tenant: f.Tenant, Node: f.Node, Limit: f.Limit, Reply: r}
@@ -258,7 +157,7 @@ func resultView(value []byte) (api.ResultView, error) {
 	return api.NewResultView(&r)
 }
 
-// Nodes implements api.Backend.
+// Nodes implements local.
 func (b *backend) Nodes(ctx context.Context, f api.NodeFilter) (api.NodePage, error) {
 	sel := record.Selector{Country: f.Country, City: f.City, ASN: f.ASN, Platform: f.Platform}
 	if f.Tag != "" {
@@ -286,26 +185,11 @@ func (b *backend) Nodes(ctx context.Context, f api.NodeFilter) (api.NodePage, er
 	return page, err
 }
 
-// Node implements api.Backend.
-func (b *backend) Node(ctx context.Context, id string) (api.NodeView, error) {
-	page, err := b.Nodes(ctx, api.NodeFilter{Prefix: id, Limit: 1})
-	if err != nil {
-		return api.NodeView{}, err
-	}
-	if len(page.Nodes) == 1 && page.Nodes[0].ID == id { // the shortest with the prefix comes first
-		return page.Nodes[0], nil
-	}
-	if len(page.Rebuilding) > 0 {
-		return api.NodeView{}, b.missing(ctx, id, shard.JobAnswer{Rebuilding: true})
-	}
-	return api.NodeView{}, fmt.Errorf("node %q is %w among the connected nodes", id, api.ErrNotFound)
-}
-
 func (b *backend) nodeView(l *shard.Location) api.NodeView {
 	p := l.Profile
 	return api.NodeView{
 		ID: l.Node, Country: p.Country, City: p.City, ASN: p.ASN, Platform: p.Platform,
-		Tags: emptyNotNil(p.Tags), Kinds: emptyNotNil(p.Kinds), Agent: p.Agent, Member: b.m.cfg.Name,
+		Tags: emptyNotNil(p.Tags), Kinds: emptyNotNil(p.Kinds), Agent: p.Agent, Member: b.m.memberOf(l.Gate),
 		Incarnation: l.Incarnation, ConnectedMs: session.StartedMs(l.Incarnation),
 	}
 }
@@ -324,7 +208,7 @@ func (b *backend) statuses(ctx context.Context) ([]shard.Status, error) {
 	return answers, err
 }
 
-// Watermarks implements api.Backend.
+// Watermarks implements local.
 func (b *backend) Watermarks(ctx context.Context) ([]api.WatermarkView, error) {
 	shards, err := b.statuses(ctx)
 	out := make([]api.WatermarkView, 0, len(shards))
@@ -336,7 +220,7 @@ func (b *backend) Watermarks(ctx context.Context) ([]api.WatermarkView, error) {
 	return out, err
 }
 
-// Status implements api.Backend.
+// Status implements local.
 func (b *backend) Status(ctx context.Context) (api.StatusView, error) {
 	shards, err := b.statuses(ctx)
 	if err != nil {
@@ -383,7 +267,7 @@ func (b *backend) Status(ctx context.Context) (api.StatusView, error) {
 		v.Shards = append(v.Shards, api.ShardView{Partition: int32(s.Partition), Pending: s.Pending, Delivered: s.OnNodes,
 			Paused: s.Paused, Committed: max(0, s.Next), Highest: s.Read + lag,
 			Watermark: max(0, s.Watermark), WatermarkMs: s.WatermarkMs, Uncommitted: s.Uncommitted,
-			Rebuilding: s.Rebuilding, Restored: s.Restored, Missing: s.Missing,
+			Lag: lag, Rebuilding: s.Rebuilding, Restored: s.Restored, Missing: s.Missing,
 			Restarts: uint64(restarts[name]), Reason: reasons[name]})
 	}
 	for i := range net.Loops {
@@ -391,8 +275,8 @@ func (b *backend) Status(ctx context.Context) (api.StatusView, error) {
 		v.Gates = append(v.Gates, api.GateView{Loop: i, Sessions: m.gateStats.Loop(i),
 			Restarts: uint64(restarts[name]), Reason: reasons[name]})
 	}
-	v.Members = []api.MemberView{{Name: m.cfg.Name, Address: m.server.Addr().String(), Version: m.cfg.Version,
-		State: "serving", Nodes: v.Nodes, Partitions: partitions}}
+	v.Queues = b.queues(shards)
+	v.Members = m.members(api.MemberView{Nodes: v.Nodes, Partitions: partitions})
 	return v, nil
 }
 
@@ -404,17 +288,20 @@ func addOutcomes(to map[string]uint64, s *shard.Stats) {
 	}
 }
 
-// Ready implements api.Backend.
+// Ready implements local.
 func (b *backend) Ready(context.Context) error {
 	var errs []error
 	if stats := b.m.source.consumer.Stats(); !stats.Reachable {
 		errs = append(errs, fmt.Errorf("Kafka is not reachable: %s", stats.LastError))
 	}
-	if len(b.m.tree.Router().Shards()) == 0 {
+	if len(b.m.tree.Router().Shards()) == 0 && !b.m.routing.allOwned() {
 		errs = append(errs, errors.New("no partition is assigned yet"))
+	}
+	if b.m.mover != nil && b.m.mover.view() != nil {
+		errs = append(errs, errors.New("the member is being drained"))
 	}
 	return errors.Join(errs...)
 }
 
-// Metrics implements api.Backend.
+// Metrics implements local.
 func (b *backend) Metrics() http.Handler { return b.m.metrics.handler }

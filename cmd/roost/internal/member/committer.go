@@ -51,6 +51,7 @@ type committer struct {
 	interval time.Duration
 	outcomes int
 	log      *zap.Logger
+	trace    *tracer
 	giveUp   func(error)
 
 	mu    sync.Mutex
@@ -272,6 +273,7 @@ func (c *committer) commit(ctx context.Context, limit time.Duration) error {
 	c.stats.outcomes.Add(uint64(outcomes))
 	c.stats.records.Add(uint64(len(tx.Messages)))
 	for i, b := range c.held {
+		c.trace.committed(b)
 		c.shards.ToShard(b.Shard, &shard.Committed{Batch: b})
 		c.held[i] = nil
 	}

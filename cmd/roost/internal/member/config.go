@@ -34,6 +34,7 @@ type Config struct {
 	// in the same transaction; CommitOutcomes is how many do not wait.
 	CommitInterval time.Duration
 	CommitOutcomes int
+	Cluster        ClusterConfig
 	Policy         supervisor.Policy
 	// AllowEmbedded lets the member work on the embedded broker.
 	AllowEmbedded bool
@@ -57,6 +58,8 @@ func DefaultConfig() Config {
 		Heartbeat: 30 * time.Second, AcceptAfter: time.Second,
 		MaxPending: shard.DefaultConfig().MaxPending, MaxPendingBytes: shard.DefaultConfig().MaxPendingBytes,
 		CommitInterval: 50 * time.Millisecond, CommitOutcomes: 500,
+		Cluster: ClusterConfig{Name: "roost", Listen: "127.0.0.1:0", Board: true, MaxSkew: 2 * time.Second,
+			DrainRate: 500, DrainTimeout: 5 * time.Minute},
 		Policy: supervisor.DefaultPolicy(),
 	}
 }
@@ -82,6 +85,9 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("max-pending-bytes: %d; allowed are %d and more", c.MaxPendingBytes, 1<<20)
 	}
 	if err := c.validateNodes(); err != nil {
+		return err
+	}
+	if err := c.Cluster.validate(); err != nil {
 		return err
 	}
 	if err := c.Nodes.Validate(); err != nil {

@@ -2,6 +2,7 @@ package member
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -15,14 +16,14 @@ import (
 // or that have stopped and may be there again.
 const refollowAfter = 500 * time.Millisecond
 
-// Follow implements api.Backend. A job's partition is not known from its id alone, so
+// Follow implements local. A job's partition is not known from its id alone, so
 // every shard is asked; the one that has it, or gets it, answers.
 func (b *backend) Follow(ctx context.Context, id string) (<-chan api.Event, error) {
 	switch a, err := b.known(ctx, id); {
 	case err != nil:
 		return nil, err
 	case a.Ended && a.Summary == nil:
-		return nil, b.missing(ctx, id, shard.JobAnswer{Ended: true})
+		return nil, fmt.Errorf("job %q has %w, %s", id, api.ErrEnded, b.MissingText(id))
 	}
 	q := &eventQueue{wake: make(chan struct{}, 1)}
 	f := &shard.Follower{Fn: q.push}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/asynkron/protoactor-go/actor"
 
 	"github.com/roost-server/roost/actors"
+	"github.com/roost-server/roost/actors/session"
 	"github.com/roost-server/roost/actors/shard"
 	"github.com/roost-server/roost/transport/kafka"
 )
@@ -52,13 +54,19 @@ func (l *ledger) start(ctx context.Context, m *Member) error {
 		return err
 	}
 	router := m.tree.Router()
-	l.source = &source{tree: m.tree, giveUp: m.fail, log: m.log.Named("source"), flows: map[int32]*flow{},
-		parking: newParking(m.info.Partitions, func(shard uint32, b *actors.FromGate) bool { return router.ToShard(shard, b) })}
-	l.committer = &committer{tx: l.transactor, topics: m.cfg.Topics, shards: router, source: l.source,
+	l.source = &source{tree: m.tree, giveUp: m.fail, log: m.log.Named("source"), flows: map[int32]*flow{}, trace: m.trace,
+		parking: newParking(m.info.Partitions, func(shard uint32, b *actors.FromGate) bool {
+			m.trace.fromGate(b)
+			return router.ToShard(shard, b)
+		}, m.routing.away)}
+	m.routing.parking, l.source.over = l.source.parking, m.routing.over
+	l.committer = &committer{tx: l.transactor, topics: m.cfg.Topics, shards: router, source: l.source, trace: m.trace,
 		interval: m.cfg.CommitInterval, outcomes: m.cfg.CommitOutcomes, log: m.log.Named("committer"), giveUp: m.fail,
 		dirty: map[uint32]struct{}{}, wake: make(chan struct{}, 1), busy: make(chan struct{}, 1), requests: make(chan *finishing)}
 	l.restorer = &restorer{cfg: m.cfg.Kafka, topic: m.cfg.Topics.State, own: owner, source: l.source, settled: l.committer.settled,
-		log: m.log.Named("restorer"), wanted: map[int32]uint64{}, wake: make(chan struct{}, 1)}
+		dead:   func(id string) bool { return m.routing.dead(strings.TrimPrefix(id, m.cfg.Kafka.Group+"-")) },
+		bereft: m.routing.bereft,
+		log:    m.log.Named("restorer"), wanted: map[int32]uint64{}, wake: make(chan struct{}, 1)}
 	l.source.restore = l.restorer.want
 	l.source.finish = func(partitions []int32) { l.committer.finish(context.Background(), partitions) }
 	l.source.make = l.shards(m, owner)
@@ -75,13 +83,17 @@ func (l *ledger) shards(m *Member, owner string) func(partition uint32) actor.Ac
 	cfg := shard.DefaultConfig()
 	cfg.Partitions, cfg.Member, cfg.Owner = uint32(m.info.Partitions), m.cfg.Name, owner
 	cfg.MaxPending, cfg.MaxPendingBytes = m.cfg.MaxPending, m.cfg.MaxPendingBytes
-	deps := shard.Deps{Gates: m.tree.ShardGates(), Peers: m.tree.Peers(), Ledger: l.committer, Feed: l.source, NowMs: nowMs,
+	// As far as the incarnations of two members can be apart, and a little.
+	cfg.ContestMs = m.cfg.Cluster.MaxSkew.Milliseconds() + session.MaxAheadMs + 1000
+	deps := shard.Deps{Peers: m.tree.Peers(), Ledger: l.committer, Feed: l.source, NowMs: nowMs,
 		Rebuilt: l.restorer.rebuilt,
 		Fatal:   func(err error) { m.fail(fmt.Errorf("a shard cannot go on: %w", err)) }}
 	return func(partition uint32) actor.Actor {
 		own := cfg
 		own.Partition = partition
-		return shard.New(own, deps)
+		with := deps
+		with.Gates = tracedGates{m.tree.ShardGates(partition), m.trace, m.gateName}
+		return shard.New(own, with)
 	}
 }
 

@@ -30,9 +30,14 @@ type Member struct {
 	gateStats *gate.Stats
 	server    *tcp.Server
 	sockets   *sockets
+	routing   *routing
+	cluster   *clustered
+	mover     *mover // nil without a cluster
+	arrivals  arrivals
 	ledger
 	api       *api.Server
 	metrics   *metrics
+	trace     *tracer
 	consuming bool
 
 	failOnce sync.Once
@@ -49,7 +54,9 @@ func Start(ctx context.Context, cfg Config, log *zap.Logger) (*Member, error) {
 	if cfg.Progress == nil {
 		cfg.Progress = func(string) {}
 	}
-	m := &Member{cfg: cfg, log: log, started: time.Now(), failed: make(chan error, 1), gateStats: &gate.Stats{}}
+	m := &Member{cfg: cfg, log: log, started: time.Now(), failed: make(chan error, 1), gateStats: &gate.Stats{},
+		trace: newTracer(cfg.Name)}
+	m.routing = newRouting(log.Named("cluster"), m.trace)
 	if err := m.start(ctx); err != nil {
 		stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
@@ -62,7 +69,7 @@ func (m *Member) start(ctx context.Context) error {
 	var err error
 	apiCfg := m.cfg.API
 	apiCfg.Version = m.cfg.Version
-	if m.api, err = api.New(apiCfg, &backend{m}, m.log.Named("api")); err != nil {
+	if m.api, err = api.New(apiCfg, newFanout(&backend{m}, m.routing, m.log.Named("api")), m.log.Named("api")); err != nil {
 		return err
 	}
 	m.info, err = kafka.EnsureTopics(ctx, m.cfg.Kafka, m.cfg.Topics, func(err error, next time.Duration) {
@@ -81,6 +88,7 @@ func (m *Member) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	m.routing.prepare(m.tree.Router(), m.info.Partitions)
 	if err := m.ledger.start(ctx, m); err != nil {
 		return err
 	}
@@ -97,8 +105,12 @@ func (m *Member) start(ctx context.Context) error {
 	if err := m.api.Start(ctx); err != nil {
 		return err
 	}
+	serveFanout(m.routing.rpc, &backend{m})
+	if err := m.joinCluster(ctx); err != nil {
+		return err
+	}
 	m.consuming = true
-	return errors.Join(m.ledger.run(m), m.tree.Go("watch", m.watch), m.tree.Go("settle", m.settle))
+	return errors.Join(m.ledger.run(m), m.tree.Go("resync", m.routing.resync), m.tree.Go("rebalance", m.rebalance), m.tree.Go("load", m.load), m.tree.Go("watch", m.watch), m.tree.Go("settle", m.settle))
 }
 
 // watch ends the member when a part that cannot be restarted alone has failed.
@@ -142,6 +154,9 @@ func (m *Member) Stop(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("%s: %w", what, err))
 		}
 	}
+	if m.mover != nil {
+		m.mover.close()
+	}
 	if m.server != nil {
 		m.server.Refuse(true)
 	}
@@ -160,6 +175,7 @@ func (m *Member) Stop(ctx context.Context) error {
 	if m.server != nil {
 		keep("close the nodes' port", m.server.Stop(ctx, protocol.ReasonShutdown, "the member stops"))
 	}
+	keep("leave the cluster", m.leaveCluster(ctx))
 	if m.tree != nil {
 		keep("stop the actors", m.tree.Stop())
 	}

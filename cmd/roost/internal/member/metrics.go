@@ -98,6 +98,7 @@ func (x *metrics) Collect(ch chan<- prometheus.Metric) {
 	c := sink{ch}
 	x.sessions(c)
 	x.sockets(c)
+	x.cluster(c)
 	x.kafka(c)
 	x.shards(c)
 	_, failures := x.m.tree.Failures()

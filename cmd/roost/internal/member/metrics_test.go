@@ -13,6 +13,9 @@ import (
 func TestMetricsDocument(t *testing.T) {
 	source, err := os.ReadFile("metrics.go")
 	require.NoError(t, err)
+	more, err := os.ReadFile("metrics_cluster.go")
+	require.NoError(t, err)
+	source = append(source, more...)
 	doc, err := os.ReadFile("../../../../docs/METRICS.md")
 	require.NoError(t, err)
 

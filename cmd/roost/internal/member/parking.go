@@ -15,12 +15,13 @@ const (
 	parkedBytes   = 16 << 20
 )
 
-// parking is the gates' way to the shards. Nodes are back after a restart before
+// parking is the gates' way to the shards, on this member and on others. Nodes are back after a restart before
 // Kafka has assigned the partitions and their shards are rebuilt, and send what their
 // outboxes hold once in a session; so results for a shard that is not ready wait for
 // it. Registrations do not: a shard that is ready asks for them.
 type parking struct {
 	deliver func(shard uint32, b *actors.FromGate) bool // false: not here, and b is still the caller's
+	away    func(shard uint32, b *actors.FromGate) bool // the same for shards of other members
 	ready   []atomic.Bool                               // by shard
 
 	mu      sync.Mutex
@@ -31,15 +32,18 @@ type parking struct {
 
 var _ gate.Shards = (*parking)(nil)
 
-func newParking(partitions int, deliver func(shard uint32, b *actors.FromGate) bool) *parking {
-	return &parking{deliver: deliver, ready: make([]atomic.Bool, partitions), waiting: map[uint32][]*actors.FromGate{}}
+func newParking(partitions int, deliver, away func(shard uint32, b *actors.FromGate) bool) *parking {
+	return &parking{deliver: deliver, away: away, ready: make([]atomic.Bool, partitions), waiting: map[uint32][]*actors.FromGate{}}
 }
 
 // partitions returns the number of shards there are in the cluster.
 func (p *parking) partitions() int { return len(p.ready) }
 
 func (p *parking) send(shard uint32, b *actors.FromGate) bool {
-	return p.ready[shard].Load() && p.deliver(shard, b)
+	if p.ready[shard].Load() {
+		return p.deliver(shard, b)
+	}
+	return p.away(shard, b)
 }
 
 // Send implements gate.Shards.
@@ -89,6 +93,27 @@ func (p *parking) Open(shard uint32, tell func() bool) bool {
 	}
 	delete(p.waiting, shard)
 	return true
+}
+
+// Flush sends what waits for a shard that another member has now. What cannot be sent goes
+// on waiting.
+func (p *parking) Flush(shard uint32) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	batches := p.waiting[shard]
+	for len(batches) > 0 {
+		b := batches[0]
+		results, size := len(b.Results), resultBytes(b)
+		if !p.send(shard, b) {
+			break
+		}
+		batches = batches[1:]
+		p.results -= results
+		p.bytes -= size
+	}
+	if p.waiting[shard] = batches; len(batches) == 0 {
+		delete(p.waiting, shard)
+	}
 }
 
 // Close has results wait again.

@@ -34,11 +34,13 @@ func (s *shards) send(shard uint32, b *actors.FromGate) bool {
 	return true
 }
 
+func (s *shards) nobody(uint32, *actors.FromGate) bool { return false }
+
 func told() bool { return true }
 
 func TestParkingPassesThrough(t *testing.T) {
 	s := &shards{here: map[uint32]bool{1: true}}
-	p := newParking(4, s.send)
+	p := newParking(4, s.send, s.nobody)
 	require.True(t, p.Open(1, told))
 	require.True(t, p.Send(1, batch("a", []byte("x"))))
 	require.Equal(t, []string{"1/3 n a/2 x, 1 registrations"}, s.got)
@@ -47,7 +49,7 @@ func TestParkingPassesThrough(t *testing.T) {
 
 func TestParkingKeepsResultsOfAbsentShards(t *testing.T) {
 	s := &shards{here: map[uint32]bool{}}
-	p := newParking(4, s.send)
+	p := newParking(4, s.send, s.nobody)
 	require.True(t, p.Send(1, batch("a", []byte("x"))))
 	require.True(t, p.Send(2, batch("b", []byte("y"))))
 	require.True(t, p.Send(1, batch("c", []byte("z"))))
@@ -72,7 +74,7 @@ func TestParkingKeepsResultsOfAbsentShards(t *testing.T) {
 
 func TestParkingIsBounded(t *testing.T) {
 	s := &shards{here: map[uint32]bool{}}
-	p := newParking(4, s.send)
+	p := newParking(4, s.send, s.nobody)
 	output := make([]byte, 1<<20)
 	n := 0
 	for p.Send(1, batch("a", output)) {
@@ -93,7 +95,7 @@ func TestParkingIsBounded(t *testing.T) {
 
 func TestParkingKeepsResultsOfAShardThatIsRebuiltAgain(t *testing.T) {
 	s := &shards{here: map[uint32]bool{1: true}}
-	p := newParking(4, s.send)
+	p := newParking(4, s.send, s.nobody)
 	require.True(t, p.Open(1, told))
 	p.Close(1)
 	require.True(t, p.Send(1, batch("a", nil)))

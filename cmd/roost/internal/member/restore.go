@@ -18,6 +18,8 @@ const (
 	// way of a shard's rebuilding before its producer is fenced. A member that lives
 	// finishes its transactions well within that.
 	blockedAfter = 2 * time.Second
+	// deadAfter is the same for the transaction of a member that is known to be gone.
+	deadAfter = 200 * time.Millisecond
 	// fenceTimeout bounds one attempt to fence.
 	fenceTimeout = 5 * time.Second
 	// gatherFor is how long partitions are collected so that one reader serves them all:
@@ -37,7 +39,11 @@ type restorer struct {
 	// settled waits for the end of the transaction under way: it may have something of a
 	// shard's life before.
 	settled func(ctx context.Context) error
-	log     *zap.Logger
+	// dead reports whether the member with a transactional id is known to be gone, and bereft
+	// whether any has gone of late: then there is no point in waiting for its transaction.
+	dead   func(owner string) bool
+	bereft func() bool
+	log    *zap.Logger
 
 	mu     sync.Mutex
 	wanted map[int32]uint64 // epoch of the shard's life, by partition
@@ -95,7 +101,7 @@ func (r *restorer) run(ctx context.Context) error {
 func (r *restorer) restoreAll(ctx context.Context, wanted map[int32]uint64) {
 	started := time.Now()
 	for pause := retryMin; ; pause = min(2*pause, retryMax) {
-		err := r.restore(ctx, wanted)
+		err := r.restore(ctx, wanted, started)
 		for p, epoch := range wanted {
 			if r.source.Epoch(uint32(p)) != epoch {
 				delete(wanted, p) // done by now, lost, or begun anew
@@ -138,7 +144,7 @@ func (h *halfRead) Unwrap() error { return h.error }
 // restore makes one attempt for the partitions. Those that succeed are taken out of
 // wanted. The offsets are learnt first: what was committed with them is in the state
 // topic then, below its end as the reader finds it.
-func (r *restorer) restore(ctx context.Context, wanted map[int32]uint64) error {
+func (r *restorer) restore(ctx context.Context, wanted map[int32]uint64, started time.Time) error {
 	partitions := make([]int32, 0, len(wanted))
 	for p := range wanted {
 		partitions = append(partitions, p)
@@ -146,12 +152,16 @@ func (r *restorer) restore(ctx context.Context, wanted map[int32]uint64) error {
 	if err := r.settled(ctx); err != nil {
 		return err
 	}
-	bounded, cancel := context.WithTimeout(ctx, blockedAfter)
+	cfg := r.cfg
+	if cfg.BlockedAfter = blockedAfter; r.bereft() {
+		cfg.BlockedAfter = deadAfter
+	}
+	bounded, cancel := context.WithTimeout(ctx, cfg.BlockedAfter)
 	offsets, err := r.source.consumer.StableOffsets(bounded, partitions)
 	cancel()
 	if err != nil {
 		if ctx.Err() == nil && errors.Is(err, kafka.ErrUnstable) {
-			r.fenceOwners(ctx, partitions)
+			r.fenceOwners(ctx, cfg, partitions, started)
 		}
 		return err
 	}
@@ -160,7 +170,7 @@ func (r *restorer) restore(ctx context.Context, wanted map[int32]uint64) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	h := &stateFeed{r: r, epochs: wanted, offsets: offsets, owners: map[int32]string{}, sent: map[int32]int{}, ctx: ctx, stop: stop}
-	err = kafka.ReadState(ctx, r.cfg, r.topic, partitions, h, r.log)
+	err = kafka.ReadState(ctx, cfg, r.topic, partitions, h, r.log)
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
 	}
@@ -172,21 +182,22 @@ func (r *restorer) restore(ctx context.Context, wanted map[int32]uint64) error {
 
 // fenceOwners ends the transactions that the members which had these partitions before
 // left open, as far as the state topic shows that they did.
-func (r *restorer) fenceOwners(ctx context.Context, partitions []int32) {
+func (r *restorer) fenceOwners(ctx context.Context, cfg kafka.Config, partitions []int32, since time.Time) {
 	peek, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	defer time.AfterFunc(blockedAfter+fenceTimeout, func() { stop(nil) }).Stop()
 	h := &stateFeed{r: r, owners: map[int32]string{}, ctx: peek, peek: true, stop: stop}
-	err := kafka.ReadState(peek, r.cfg, r.topic, partitions, h, r.log)
+	err := kafka.ReadState(peek, cfg, r.topic, partitions, h, r.log)
 	if err != nil && peek.Err() == nil {
 		r.log.Warn("the state topic cannot be read", zap.Error(err))
 	}
-	r.fence(ctx, h.blockedBy)
+	r.fence(ctx, h.blockedBy, since)
 }
 
-// fence ends a transaction that is in the way.
-func (r *restorer) fence(ctx context.Context, owner string) {
-	if owner == "" || owner == r.own {
+// fence ends a transaction that is in the way since then. That of a member that lives is
+// given its time.
+func (r *restorer) fence(ctx context.Context, owner string, since time.Time) {
+	if owner == "" || owner == r.own || time.Since(since) < blockedAfter && !r.dead(owner) {
 		return // ours is no open one: it ends by itself
 	}
 	r.log.Warn("a transaction that another member left open is in the way of a shard's rebuilding: it is aborted",
@@ -277,11 +288,11 @@ func (f *stateFeed) Progress(read, about int64) {
 }
 
 // Blocked implements kafka.StateHandler.
-func (f *stateFeed) Blocked(partition int32, _ time.Time) {
+func (f *stateFeed) Blocked(partition int32, since time.Time) {
 	if f.peek {
 		f.blockedBy = f.owners[partition]
 		f.stop(nil)
 		return
 	}
-	f.r.fence(f.ctx, f.owners[partition])
+	f.r.fence(f.ctx, f.owners[partition], since)
 }

@@ -25,7 +25,9 @@ type source struct {
 	finish   func(partitions []int32) // commits what their shards have
 	restore  func(partition int32, epoch uint64)
 	giveUp   func(error)
-	parking  *parking // of what gates have for shards that are not here yet
+	parking  *parking               // of what gates have for shards that are not here yet
+	over     func(partition uint32) // told to other members: a life of a shard is over
+	trace    *tracer
 	log      *zap.Logger
 
 	mu    sync.Mutex
@@ -94,6 +96,7 @@ func (s *source) Lost(partitions []int32) {
 	s.mu.Unlock()
 	for _, p := range partitions {
 		s.parking.Close(uint32(p))
+		s.over(uint32(p))
 		if err := s.tree.RemoveShard(uint32(p)); err != nil {
 			s.giveUp(fmt.Errorf("stop the shard of partition %d: %w", p, err))
 		}
@@ -113,6 +116,7 @@ func (s *source) Epoch(partition uint32) uint64 {
 // Rebuild implements shard.Feed: a shard's new life begins.
 func (s *source) Rebuild(partition int32) uint64 {
 	s.parking.Close(uint32(partition))
+	s.over(uint32(partition))
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f := s.flows[partition]
@@ -186,6 +190,7 @@ func (s *source) Records(partition int32, records []kafka.Record) {
 		}
 	})
 	if meant {
+		s.trace.read(partition, m)
 		s.tree.Router().ToShard(uint32(partition), m)
 	}
 }

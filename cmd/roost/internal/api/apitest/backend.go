@@ -52,6 +52,7 @@ type Backend struct {
 	outcomes  map[string]uint64
 	registry  *prometheus.Registry
 	submitted prometheus.Counter
+	cluster   cluster
 }
 
 type job struct {
@@ -372,7 +373,7 @@ func (b *Backend) Jobs(_ context.Context, f api.JobFilter) (api.JobList, error) 
 	if b.down != nil {
 		return api.JobList{}, b.down
 	}
-	out := api.JobList{Rebuilding: b.rebuilding()}
+	out := api.JobList{Rebuilding: b.rebuilding(), Missing: b.missing()}
 	for _, id := range slices.Backward(b.order) {
 		e := b.jobs[id]
 		if f.State != "" && e.view.State != f.State || f.Tenant != "" && e.view.Tenant != f.Tenant ||
@@ -409,7 +410,7 @@ func (b *Backend) Nodes(_ context.Context, f api.NodeFilter) (api.NodePage, erro
 	if f.Cursor != "" && !ok {
 		return api.NodePage{}, fmt.Errorf("%w: cursor %q is not one of ours", api.ErrInvalid, f.Cursor)
 	}
-	page := api.NodePage{Rebuilding: b.rebuilding()}
+	page := api.NodePage{Rebuilding: b.rebuilding(), Missing: b.missing()}
 	for _, id := range b.ids() {
 		n := b.nodes[id]
 		if !fits(&n, &f) {
@@ -435,17 +436,17 @@ func fits(n *api.NodeView, f *api.NodeFilter) bool {
 }
 
 // Watermarks implements [api.Backend]: of partition 5, and of those that are being rebuilt.
-func (b *Backend) Watermarks(context.Context) ([]api.WatermarkView, error) {
+func (b *Backend) Watermarks(context.Context) (api.WatermarkList, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.down != nil {
-		return nil, b.down
+		return api.WatermarkList{}, b.down
 	}
-	out := []api.WatermarkView{{Partition: 5, Offset: 40, JobMs: 1_700_000_000_000, Pending: 1, Committed: 41}}
+	out := []api.WatermarkView{{Partition: 5, Offset: 40, JobMs: 1_700_000_000_000, Pending: 1, Committed: 41, Member: "test"}}
 	for _, r := range b.rebuilds {
-		out = append(out, api.WatermarkView{Partition: r.Partition, Rebuilding: true})
+		out = append(out, api.WatermarkView{Partition: r.Partition, Member: "test", Rebuilding: true})
 	}
-	return out, nil
+	return api.WatermarkList{Watermarks: out, Missing: b.missing()}, nil
 }
 
 // Status implements [api.Backend].
@@ -461,11 +462,12 @@ func (b *Backend) Status(context.Context) (api.StatusView, error) {
 			Transactions: api.TransactionsView{Committed: 12, Aborted: 1}},
 		Connections: api.ConnectionsView{Open: len(b.nodes), Max: 1000, Refused: 2, Closed: map[string]uint64{"bye": 4}},
 		Gates:       []api.GateView{{Loop: 0, Sessions: len(b.nodes)}, {Loop: 1, Restarts: 1, Reason: "panic"}},
-		Shards:      []api.ShardView{{Partition: 5, Pending: 1, Delivered: 1, Committed: 41, Highest: 42, Watermark: 40, WatermarkMs: 1_700_000_000_000, Uncommitted: 2}},
-		Members:     []api.MemberView{{Name: "test", State: "serving", Nodes: len(b.nodes)}},
+		Shards:      []api.ShardView{{Partition: 5, Member: "test", Epoch: 7, Lag: 3, Pending: 1, Delivered: 1, Committed: 41, Highest: 42, Watermark: 40, WatermarkMs: 1_700_000_000_000, Uncommitted: 2}},
+		Queues:      []api.QueueView{{Name: "parked results", Depth: 1, Max: 100}, {Name: "submissions"}},
+		Members:     b.members(), Missing: b.missing(),
 	}
 	for _, r := range b.rebuilds {
-		v.Shards = append(v.Shards, api.ShardView{Partition: r.Partition, Rebuilding: true, Restored: r.Restored})
+		v.Shards = append(v.Shards, api.ShardView{Partition: r.Partition, Member: "test", Rebuilding: true, Restored: r.Restored})
 	}
 	v.Jobs = api.JobTotals{Accepted: uint64(len(b.jobs)), Outcomes: map[string]uint64{}}
 	for k, n := range b.outcomes {
