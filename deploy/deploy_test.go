@@ -129,6 +129,9 @@ func TestOperations(t *testing.T) {
 	require.Greater(t, len(blocks), 15)
 	for _, b := range blocks {
 		words := strings.Fields(b[1])
+		if b[1] == "text" {
+			continue // what is printed
+		}
 		require.Greater(t, len(words), 1, "```%s: sh, and the hosts that it is for", b[1])
 		require.Equal(t, "sh", words[0])
 		for _, host := range words[1:] {

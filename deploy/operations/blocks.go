@@ -16,7 +16,7 @@ type block struct {
 	text    string
 }
 
-// parse finds the blocks "```sh HOST...".
+// parse finds the blocks "```sh HOST...". Those of "```text" show what is printed.
 func parse(path string) ([]block, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -28,14 +28,16 @@ func parse(path string) ([]block, error) {
 	for i, line := range strings.Split(string(data), "\n") {
 		switch {
 		case open != nil && line == "```":
-			all = append(all, *open)
+			if len(open.hosts) > 0 {
+				all = append(all, *open)
+			}
 			open = nil
 		case open != nil:
 			open.text += line + "\n"
 		case strings.HasPrefix(line, "```"):
 			words := strings.Fields(strings.TrimPrefix(line, "```"))
-			if len(words) < 2 || words[0] != "sh" {
-				return nil, fmt.Errorf("%s:%d: want ```sh and the hosts that it is for", path, i+1)
+			if len(words) < 2 && (len(words) != 1 || words[0] != "text") || words[0] != "sh" && words[0] != "text" {
+				return nil, fmt.Errorf("%s:%d: want ```sh and the hosts that it is for, or ```text", path, i+1)
 			}
 			open = &block{section: section, line: i + 1, hosts: words[1:]}
 		case strings.HasPrefix(line, "#"):

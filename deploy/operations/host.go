@@ -18,6 +18,7 @@ import (
 
 // lab is the machine's part: the wire between the hosts, and their files.
 type lab struct {
+	show   string // blocks with this in them are printed
 	dir    string // of everything
 	repo   string
 	prefix string // of the namespaces' names

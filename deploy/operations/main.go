@@ -29,16 +29,17 @@ const fleet = 3
 func main() {
 	keep := flag.Bool("keep", false, "leave the hosts' files")
 	doc := flag.String("doc", "docs/OPERATIONS.md", "the document")
+	show := flag.String("show", "", "also print what the blocks with this text in them print")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := operate(ctx, *doc, *keep); err != nil {
+	if err := operate(ctx, *doc, *show, *keep); err != nil {
 		fmt.Fprintln(os.Stderr, "operations:", err)
 		os.Exit(1)
 	}
 }
 
-func operate(ctx context.Context, doc string, keep bool) error {
+func operate(ctx context.Context, doc, show string, keep bool) error {
 	repo, err := os.Getwd()
 	if err != nil {
 		return err
@@ -54,6 +55,7 @@ func operate(ctx context.Context, doc string, keep bool) error {
 	if err != nil {
 		return err
 	}
+	l.show = show
 	if err := l.furnish(ctx); err != nil {
 		return err
 	}
@@ -176,6 +178,9 @@ func (l *lab) do(ctx context.Context, b block) error {
 		err = errors.Join(err, context.Cause(ctx))
 		cancel()
 		fmt.Printf("%-32.32s line %-4d %-8s %6.1f s\n", b.section, b.line, name, time.Since(began).Seconds())
+		if l.show != "" && strings.Contains(b.text, l.show) {
+			fmt.Print(out.String())
+		}
 		if err != nil {
 			return fmt.Errorf("%q, line %d, on %s: %w\n%s%s", b.section, b.line, name, err, b.text, &out)
 		}
