@@ -53,7 +53,8 @@ type Config struct {
 	Log        *zap.Logger
 	Now        func() time.Time // Unix time, for epochs and clock skew; nil: time.Now
 
-	carry func(remote.Config) (carrier, error) // nil: remote.Start; tests break networks here
+	carry              func(remote.Config) (carrier, error) // nil: remote.Start; tests break networks here
+	minProto, maxProto int                                  // of the messages; 0: view's. Tests are of other versions
 }
 
 // carrier is what the cluster needs of a [remote.Remote].
@@ -169,6 +170,7 @@ func Start(ctx context.Context, cfg Config) (*Cluster, error) {
 		Instance: c.instance, StartMs: cfg.Now().UnixMilli(), Address: carrier.Advertised(),
 		NodesAddr: cfg.NodesAddr, APIAddr: cfg.APIAddr, Partitions: cfg.Partitions,
 		BeatMs: cfg.Beat.Milliseconds(), DeadAfterMs: cfg.DeadAfter.Milliseconds(), MaxSkewMs: cfg.MaxSkew.Milliseconds(),
+		MinVersion: cfg.minProto, MaxVersion: cfg.maxProto,
 	}, (*effects)(c))
 	if err != nil {
 		return nil, errors.Join(err, carrier.Close(ctx))
