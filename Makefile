@@ -4,15 +4,16 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -X github.com/roost-server/roost/cmd/roost/internal/cli.Version=$(VERSION)
 KAFKA   ?= .kafka
 
-.PHONY: help build run test chaos lint bench kafka kafka-stop test-kafka fuzz clean
+.PHONY: help build run test chaos cluster-test lint bench kafka kafka-stop test-kafka fuzz dist operations clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-build: ## bin/roost, bin/loadtest and bin/chaos
+build: ## bin/roost, bin/loadtest, bin/chaos and bin/clustertest
 	$(GO) build -ldflags "$(LDFLAGS)" -o bin/roost ./cmd/roost
 	$(GO) build -ldflags "$(LDFLAGS)" -o bin/loadtest ./loadtest
 	$(GO) build -o bin/chaos ./loadtest/chaos
+	$(GO) build -o bin/clustertest ./loadtest/clustertest
 
 run: build ## a whole Roost with 25 nodes on an embedded broker; Ctrl-C ends it
 	./bin/roost dev
@@ -23,11 +24,14 @@ test: build ## all tests; with ROOST_TEST_KAFKA=HOST:PORT also those on that bro
 chaos: build ## CHAOS_FAULTS faults at random, and a checker; CHAOS_KAFKA=apache for Apache Kafka
 	./bin/chaos run --kafka $${CHAOS_KAFKA:-embedded} --faults $${CHAOS_FAULTS:-16} $${CHAOS_SEED:+--seed $$CHAOS_SEED}
 
+cluster-test: build ## members on hosts of their own, broken one by one; CLUSTER_ONLY=NAME,... for some; needs root
+	./bin/clustertest run --kafka $${CLUSTER_KAFKA:-embedded} $${CLUSTER_ONLY:+--only $$CLUSTER_ONLY} $${CLUSTER_FLAGS:-}
+
 lint: ## formatting, vet and the linters of .golangci.yml
 	./.ci/lint
 
 bench: build ## benchmarks of codec, session hop, shard step, transports
-	$(GO) test -run '^$$' -bench . -benchmem -benchtime $${BENCHTIME:-1s} ./protocol/... ./actors/... ./transport/... ./sdk/... ./loadtest/...
+	$(GO) test -run '^$$' -bench . -benchmem -benchtime $${BENCHTIME:-1s} ./protocol/... ./actors/... ./cluster/... ./transport/... ./sdk/... ./loadtest/...
 
 kafka: ## start Apache Kafka 4 on loopback, data in .kafka; prints its address
 	./deploy/kafka/kafka.sh start $(KAFKA)
@@ -41,5 +45,14 @@ test-kafka: build ## the suites that run on a real broker, on Apache Kafka; star
 fuzz: ## each fuzz target for FUZZTIME: a time such as 10s, or inputs such as 5000x
 	./.ci/fuzz $${FUZZTIME:-10s}
 
+dist: ## dist/roost_VERSION_linux_ARCH.tar.gz and a .deb, checked
+	rm -rf dist && mkdir -p dist
+	$(GO) build -trimpath -ldflags "-s -w $(LDFLAGS)" -o dist/roost ./cmd/roost
+	./deploy/package/package.sh $(VERSION) dist/roost dist
+	./deploy/package/check.sh $(VERSION) dist/*.tar.gz $$(ls dist/*.deb 2>/dev/null)
+
+operations: build ## the commands of docs/OPERATIONS.md, on hosts of their own; needs root, haproxy and dpkg
+	$(GO) run ./deploy/operations
+
 clean: ## remove what was built
-	rm -rf bin
+	rm -rf bin dist

@@ -14,6 +14,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/roost-server/roost/loadtest/chaos/apache"
 	"github.com/roost-server/roost/loadtest/chaos/kafkawire"
 	"github.com/roost-server/roost/loadtest/chaos/process"
 )
@@ -36,7 +37,7 @@ func newKafka(ctx context.Context, r *runner) (*kafka, error) {
 	if k.proxy, err = kafkawire.New(r.opt.kafka == embedded && !r.opt.unmended); err != nil {
 		return nil, err
 	}
-	port, err := freePort()
+	port, err := apache.FreePort()
 	if err != nil {
 		return nil, err
 	}
@@ -49,11 +50,13 @@ func newKafka(ctx context.Context, r *runner) (*kafka, error) {
 		}
 		return k, nil
 	}
-	a, err := newApache(ctx, r, port)
+	a, err := apache.New(ctx, apache.Config{
+		Launcher: r.launcher, Dir: filepath.Join(r.dir, "kafka"), Port: port, Kafka: r.opt.kafkaDir, Script: r.opt.kafkaSh, Say: r.say,
+	})
 	if err != nil {
 		return k, err
 	}
-	k.up, k.launch = regexp.MustCompile(`Kafka Server started`), a.launch
+	k.up, k.launch = apache.Serves, a.Launch
 	return k, nil
 }
 

@@ -34,7 +34,7 @@ type options struct {
 // Kinds of --kafka.
 const (
 	embedded = "embedded"
-	apache   = "apache"
+	onApache = "apache"
 )
 
 const (
@@ -126,8 +126,8 @@ func (o *options) complete(cmd *cobra.Command) error {
 			return fmt.Errorf("--only is %q: allowed are %s", name, sorts())
 		}
 	}
-	if o.kafka != embedded && o.kafka != apache {
-		return fmt.Errorf("--kafka is %q: allowed are %s and %s", o.kafka, embedded, apache)
+	if o.kafka != embedded && o.kafka != onApache {
+		return fmt.Errorf("--kafka is %q: allowed are %s and %s", o.kafka, embedded, onApache)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 )
@@ -18,6 +19,8 @@ type Config struct {
 	Submissions string   // log of [Submission] and [Fate]
 	Runs        []string // logs of [Run]
 	Marks       string   // log of [Mark]; "" when there is no roost.progress to be checked
+
+	ClockSlack time.Duration // how far the members' clocks are apart; 0: one machine's clock
 }
 
 // Check reads the topics of a cluster that has come to rest and adds up. An error

@@ -95,13 +95,13 @@ func (c *check) origin(j *job, res *result, r *kgo.Record, contentType string) {
 	if *res.Member == "" {
 		bad("member", "nothing", "a name")
 	}
-	if ms := r.Timestamp.UnixMilli(); *res.TimeMs <= 0 || *res.TimeMs > ms+clockSlackMs {
+	if ms := r.Timestamp.UnixMilli(); *res.TimeMs <= 0 || *res.TimeMs > ms+c.slackMs() {
 		bad("time_ms", *res.TimeMs, ms)
 	}
 }
 
-// clockSlackMs is how far two readings of one machine's clock may be apart.
-const clockSlackMs = 5
+// slackMs is how far two readings of clocks may be apart: on one machine 5 ms.
+func (c *check) slackMs() int64 { return max(5, c.cfg.ClockSlack.Milliseconds()) }
 
 // outcome checks who it came from, and whether it may be.
 func (c *check) outcome(j *job, res *result) {

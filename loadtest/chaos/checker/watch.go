@@ -22,6 +22,15 @@ type WatchConfig struct {
 	// Outcome, when set, hears of every committed result. It is called from one
 	// goroutine.
 	Outcome func(job string, index int, outcome string)
+	// Seen, when set, hears the same and more, from the same goroutine.
+	Seen func(Seen)
+}
+
+// Seen is a committed result, as a live reader met it.
+type Seen struct {
+	Job, Node, Outcome, Member string
+	Index                      int
+	Partition                  int32 // of roost.jobs
 }
 
 // Watch follows roost.results and roost.progress with committed reads, from their
@@ -135,11 +144,18 @@ func (w *Watch) run(ctx context.Context) {
 }
 
 func (w *Watch) result(r *kgo.Record) {
-	if w.cfg.Outcome == nil {
+	if w.cfg.Outcome == nil && w.cfg.Seen == nil {
 		return
 	}
-	if res, err := parseResult(header(r, headerContentType), r.Value); err == nil {
+	res, err := parseResult(header(r, headerContentType), r.Value)
+	if err != nil {
+		return
+	}
+	if w.cfg.Outcome != nil {
 		w.cfg.Outcome(*res.Job, *res.Index, *res.Outcome)
+	}
+	if w.cfg.Seen != nil {
+		w.cfg.Seen(Seen{Job: *res.Job, Node: *res.Node, Outcome: *res.Outcome, Member: *res.Member, Index: *res.Index, Partition: *res.Partition})
 	}
 }
 

@@ -65,7 +65,7 @@ func (c *check) order(p int, marks []*Mark) {
 		if !m.Transaction {
 			c.rep.wrong("watermark without a transaction", "partition %d, watermark %d, at offset %d", p, m.Offset, m.At)
 		}
-		if m.Member == "" || m.TimeMs <= 0 || m.TimeMs > m.CommittedMs+clockSlackMs {
+		if m.Member == "" || m.TimeMs <= 0 || m.TimeMs > m.CommittedMs+c.slackMs() {
 			c.rep.wrong("watermark's fields", "partition %d, watermark %d: member %q, time_ms %d, committed at %d", p, m.Offset, m.Member, m.TimeMs, m.CommittedMs)
 		}
 		c.jobMs(p, m)
@@ -106,7 +106,7 @@ func (c *check) cover(p int, marks []*Mark, snapshots map[int]*Ends) {
 			continue // above all, or an outcome that is missing, or a cancel record
 		}
 		m := rising[i]
-		if e.lastMs > m.CommittedMs {
+		if e.lastMs > m.CommittedMs+c.cfg.ClockSlack.Milliseconds() {
 			c.rep.wrong("watermark too early", "partition %d, watermark %d by member %s was committed at %d, an outcome of %v was written %d ms later",
 				p, m.Offset, m.Member, m.CommittedMs, e, e.lastMs-m.CommittedMs)
 			continue

@@ -61,10 +61,13 @@ type planned struct {
 
 // New listens on a loopback port. Connections are refused until there is a target. With
 // mend it makes good what kfake does wrong as a broker.
-func New(mend bool) (*Proxy, error) {
+func New(mend bool) (*Proxy, error) { return Listen("127.0.0.1:0", mend) }
+
+// Listen is [New] at an address, which the clients of other hosts may reach.
+func Listen(addr string, mend bool) (*Proxy, error) {
 	p := &Proxy{}
 	var err error
-	if p.Proxy, err = proxy.New(func() proxy.Pipe { return newPipe(p) }); err != nil {
+	if p.Proxy, err = proxy.Listen(addr, func() proxy.Pipe { return newPipe(p) }); err != nil {
 		return nil, err
 	}
 	host, port, err := net.SplitHostPort(p.Addr())

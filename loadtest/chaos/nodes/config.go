@@ -38,6 +38,10 @@ type Config struct {
 	Count   int
 	Seed    uint64
 	Runs    string // path of the log of runs
+
+	One      bool   // a node has one session, to one of the members at a time
+	Calm     bool   // all nodes keep the rules, and answer fast
+	Sessions string // path of the log of sessions, of [Change] lines; empty: none
 }
 
 // ID returns the id of node i.

@@ -30,9 +30,10 @@ type Stats struct {
 
 // Fleet are the nodes of a process.
 type Fleet struct {
-	cfg   Config
-	nodes []*node
-	stats struct {
+	cfg      Config
+	nodes    []*node
+	sessions *sessionLog
+	stats    struct {
 		sessions, jobs, runs, acked, cancels, unwanted atomic.Int64
 	}
 
@@ -62,6 +63,10 @@ func Run(ctx context.Context, cfg Config, in io.Reader, out io.Writer) error {
 		return err
 	}
 	defer f.log.Close()
+	if f.sessions, err = newSessionLog(cfg.Sessions); err != nil {
+		return err
+	}
+	defer f.sessions.close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() { // whoever started the process is gone when its input ends
@@ -74,7 +79,11 @@ func Run(ctx context.Context, cfg Config, in io.Reader, out io.Writer) error {
 		n := newNode(f, i)
 		f.nodes = append(f.nodes, n)
 		for _, l := range n.links {
-			wg.Go(func() { l.run(ctx) })
+			if cfg.One {
+				wg.Go(func() { l.roam(ctx) })
+			} else {
+				wg.Go(func() { l.run(ctx) })
+			}
 		}
 	}
 	fmt.Fprintln(out, "nodes are up")

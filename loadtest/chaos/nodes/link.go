@@ -25,6 +25,8 @@ type link struct {
 	node          *node
 	addr          string
 	acceptAfterMs uint32 // of the newest WELCOME; under the node's mu
+	way           *way   // of a node with one session; else nil. Of the reader alone
+	member        string // the name in the newest WELCOME; of the reader alone
 
 	mu   sync.Mutex
 	conn net.Conn
@@ -97,6 +99,9 @@ func (l *link) session(ctx context.Context) (policy protocol.Policy, held bool) 
 	s := &session{link: l, conn: conn, dec: protocol.NewDecoder(), silence: openTimeout}
 	err = s.read()
 	s.close()
+	if s.open {
+		l.node.fleet.sessions.note(false, l.node.id, l.member, err.Error())
+	}
 	var closed *closedError
 	if errors.As(err, &closed) {
 		policy = closed.reason.Policy()
@@ -118,6 +123,7 @@ type session struct {
 	silence time.Duration
 	out     chan []byte
 	written chan struct{}
+	goodbye *time.Timer // after GOAWAY; else nil
 }
 
 type closedError struct {
@@ -192,11 +198,17 @@ func (s *session) frame(t protocol.Type, body []byte) error {
 		defer n.mu.Unlock()
 		s.link.send(n.frame(&protocol.Pong{Nonce: m.Nonce}))
 	case protocol.TypeGoAway:
+		if s.link.way != nil {
+			return s.goAway(body)
+		}
 		return &closedError{protocol.ReasonDrain, "GOAWAY"}
 	case protocol.TypeClose:
 		var m protocol.Close
 		if err := s.dec.Decode(body, &m); err != nil {
 			return err
+		}
+		if s.link.way != nil {
+			s.link.way.closed(&m)
 		}
 		return &closedError{m.Reason, m.Message}
 	}
@@ -224,6 +236,8 @@ func (s *session) welcome(body []byte) error {
 	l.mu.Unlock()
 	n.mu.Unlock()
 	n.fleet.stats.sessions.Add(1)
+	l.member = m.Member
+	n.fleet.sessions.note(true, n.id, m.Member, "")
 	go s.write(first, time.Duration(m.HeartbeatMs)*time.Millisecond/2)
 	return nil
 }
@@ -262,6 +276,9 @@ func (s *session) write(first []byte, every time.Duration) {
 // close ends the writer.
 func (s *session) close() {
 	l := s.link
+	if s.goodbye != nil {
+		s.goodbye.Stop()
+	}
 	l.mu.Lock()
 	l.out, l.conn = nil, nil
 	l.mu.Unlock()

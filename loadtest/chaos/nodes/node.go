@@ -60,6 +60,13 @@ func newNode(f *Fleet, i int) *node {
 		fleet: f, id: ID(f.cfg.Prefix, i), index: i, kind: characterOf(i),
 		rng: random(f.cfg.Seed, i), jobs: map[string]*task{}, enc: protocol.NewEncoder(),
 	}
+	if f.cfg.Calm {
+		n.kind = normal
+	}
+	if f.cfg.One {
+		n.links = []*link{{node: n, way: newWay(f.cfg.Members, i)}}
+		return n
+	}
 	for _, m := range f.cfg.Members {
 		n.links = append(n.links, &link{node: n, addr: m})
 	}

@@ -39,11 +39,14 @@ type conn struct {
 
 // New listens on a loopback port. Connections are refused until there is a target. pipe
 // is called for each connection; nil: bytes go through as they are.
-func New(pipe func() Pipe) (*Proxy, error) {
+func New(pipe func() Pipe) (*Proxy, error) { return Listen("127.0.0.1:0", pipe) }
+
+// Listen is [New] at an address, which the clients of other hosts may reach.
+func Listen(addr string, pipe func() Pipe) (*Proxy, error) {
 	if pipe == nil {
 		pipe = func() Pipe { return plain{} }
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, err
 	}

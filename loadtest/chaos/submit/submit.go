@@ -30,6 +30,9 @@ type Config struct {
 	Seed       uint64
 	Nodes      []string // ids of nodes that exist
 	Path       string   // of the log
+	// Made, when set, hears of every record before it is produced. It is called from one
+	// goroutine, and must not keep what it is given.
+	Made func(*checker.Submission)
 	// Acked, when set, hears of every job record that Kafka has, and how many assignments
 	// it has; a job's second record has as many. It is called from the client's goroutines.
 	Acked func(id string, assignments int)
@@ -135,6 +138,9 @@ func (s *Submitter) produce(ctx context.Context, m *made) {
 	seq := s.submitted.Add(1)
 	m.sub.Seq = seq
 	s.note(&m.sub)
+	if s.cfg.Made != nil {
+		s.cfg.Made(&m.sub)
+	}
 	r := &kgo.Record{Key: []byte(m.key), Value: m.value,
 		Headers: append(m.headers, kgo.RecordHeader{Key: checker.SeqHeader, Value: strconv.AppendInt(nil, seq, 10)})}
 	// Not with ctx: a record that was handed over is waited for.

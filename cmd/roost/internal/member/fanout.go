@@ -80,21 +80,6 @@ type peers interface {
 	Stream(ctx context.Context, slot uint16, method string, body []byte) (<-chan []byte, func() error)
 }
 
-// alone are the peers of a member that is no part of a cluster.
-type alone struct{}
-
-func (alone) Peers() []Peer                       { return nil }
-func (alone) Owner(uint32) (uint16, uint64, bool) { return 0, 0, true }
-func (alone) Call(context.Context, uint16, string, []byte) ([]byte, error) {
-	return nil, errors.New("this member is alone")
-}
-
-func (alone) Stream(context.Context, uint16, string, []byte) (<-chan []byte, func() error) {
-	none := make(chan []byte)
-	close(none)
-	return none, func() error { return errors.New("this member is alone") }
-}
-
 const (
 	// askTimeout is for the others' answers to a question: far more than they take. A member that is dead
 	// is declared so a little later, and is not asked then.

@@ -247,7 +247,7 @@ func TestStatusOfAllMembers(t *testing.T) {
 
 func TestAloneNothingIsMissing(t *testing.T) {
 	l := &lone{Backend: apitest.New(nil), name: "m1"}
-	f := newFanout(l, alone{}, zap.NewNop())
+	f := newFanout(l, newRouting(zap.NewNop(), newTracer("m")), zap.NewNop())
 	_, err := f.Job(t.Context(), "a")
 	require.ErrorIs(t, err, api.ErrNotFound)
 	v, err := f.Status(t.Context())
