@@ -33,8 +33,8 @@ const (
 // Config says who the node is and where its members are. The zero value of every
 // field but Servers and NodeID means its default. It is copied by [New].
 type Config struct {
-	// Servers are the members' addresses as host:port. They are tried in rotation
-	// from a random one on; one name with several addresses is fine too.
+	// Servers are the members' addresses as host:port. They are tried in turn, in an
+	// order drawn at random; one name with several addresses is fine too.
 	Servers []string
 
 	// NodeID names the node: the same over reconnects and restarts, and unique.

@@ -3,6 +3,7 @@ package roost
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -113,6 +114,21 @@ func TestRotation(t *testing.T) {
 	}
 }
 
+// TestNodesOfOneServerSpread has nodes lose a server: about as many go to each other one.
+func TestNodesOfOneServerSpread(t *testing.T) {
+	rnd, to := rand.New(rand.NewPCG(1, 2)), map[string]int{}
+	for range 3000 {
+		r := rotation{servers: shuffled([]string{"a:1", "b:1", "c:1", "d:1"}, rnd.Float64)}
+		for r.pick() != "a:1" {
+		}
+		to[r.pick()]++
+	}
+	require.Len(t, to, 3)
+	for addr, n := range to {
+		require.InDelta(t, 1000, n, 150, addr)
+	}
+}
+
 func TestServersAreTriedInTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newPipes(t)
@@ -123,7 +139,7 @@ func TestServersAreTriedInTurn(t *testing.T) {
 		}
 		d.setFail(nil)
 		d.session()
-		require.Equal(t, []string{"b:1", "c:1", "a:1", "b:1", "c:1"}, d.dialled())
+		require.Equal(t, []string{"c:1", "a:1", "b:1", "c:1", "a:1"}, d.dialled(), "in an order of its own, again and again")
 	})
 }
 

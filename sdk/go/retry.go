@@ -1,6 +1,7 @@
 package roost
 
 import (
+	"slices"
 	"time"
 
 	"github.com/roost-server/roost/protocol"
@@ -87,6 +88,17 @@ func (r *retry) backoff() time.Duration {
 }
 
 func (r *retry) part(d time.Duration) time.Duration { return time.Duration(r.rand() * float64(d)) }
+
+// shuffled returns the addresses in an order of this node's own, so that the nodes of a
+// member that is gone spread over all others. rnd returns numbers from [0, 1).
+func shuffled(addrs []string, rnd func() float64) []string {
+	out := slices.Clone(addrs)
+	for i := len(out) - 1; i > 0; i-- {
+		j := int(rnd() * float64(i+1))
+		out[i], out[j] = out[j], out[i]
+	}
+	return out
+}
 
 // rotation chooses the next address: those that GOAWAY or CLOSE named, once each, then
 // the configured ones in turn.

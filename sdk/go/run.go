@@ -33,7 +33,7 @@ func (c *Client) Run(ctx context.Context) error {
 	}
 	defer c.endBase(ErrShutdown)
 	again := retry{rand: c.rand}
-	addrs := rotation{servers: c.cfg.Servers, next: int(c.rand() * float64(len(c.cfg.Servers)))}
+	addrs := rotation{servers: shuffled(c.cfg.Servers, c.rand)}
 	for {
 		addr := addrs.pick()
 		end := c.connect(ctx, addr)

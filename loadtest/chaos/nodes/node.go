@@ -64,7 +64,7 @@ func newNode(f *Fleet, i int) *node {
 		n.kind = normal
 	}
 	if f.cfg.One {
-		n.links = []*link{{node: n, way: newWay(f.cfg.Members, i)}}
+		n.links = []*link{{node: n, way: newWay(shuffled(f.cfg.Members, i), 0)}}
 		return n
 	}
 	for _, m := range f.cfg.Members {

@@ -32,6 +32,13 @@ type way struct {
 
 func newWay(addrs []string, i int) *way { return &way{addrs: addrs, at: i % len(addrs)} }
 
+// shuffled is the order in which a node tries the addresses.
+func shuffled(addrs []string, i int) []string {
+	addrs = slices.Clone(addrs)
+	rand.New(rand.NewPCG(uint64(i), 0x77617973)).Shuffle(len(addrs), func(a, b int) { addrs[a], addrs[b] = addrs[b], addrs[a] })
+	return addrs
+}
+
 // next is the address of the next try.
 func (w *way) next() string {
 	if len(w.advised) > 0 {

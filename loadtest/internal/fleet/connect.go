@@ -112,6 +112,15 @@ func (f *Fleet) onConnected(n *node, i int) {
 	f.hello(n, i)
 }
 
+// elsewhere is another address than the node's, if there is one: any, so that the nodes of a
+// server that is gone spread.
+func (f *Fleet) elsewhere(n *node) uint16 {
+	if len(f.addrs) == 1 {
+		return n.addr
+	}
+	return uint16((int(n.addr) + 1 + f.rng.IntN(len(f.addrs)-1)) % len(f.addrs))
+}
+
 // hello sends the preface and HELLO.
 func (f *Fleet) hello(n *node, i int) {
 	n.state = stateHello
@@ -163,7 +172,7 @@ func (f *Fleet) retry(n *node, i int, policy protocol.Policy, retryAfterMs int64
 		limit := min(int64(backoffMaxMs), int64(backoffMinMs)<<min(n.tries, 10))
 		delay = limit/2 + f.rng.Int64N(limit/2)
 		n.tries = min(n.tries+1, 100)
-		n.addr = uint16((int(n.addr) + 1) % len(f.addrs))
+		n.addr = f.elsewhere(n)
 	}
 	if retryAfterMs > 0 {
 		delay = max(delay, retryAfterMs+f.rng.Int64N(retryAfterMs/4+1))

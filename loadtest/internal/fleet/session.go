@@ -211,7 +211,7 @@ func (f *Fleet) onGoAway(n *node, i int, body []byte) error {
 	if a := f.learn(g.Addresses); a >= 0 {
 		n.addr = uint16(a)
 	} else {
-		n.addr = uint16((int(n.addr) + 1) % len(f.addrs))
+		n.addr = f.elsewhere(n)
 	}
 	f.later.push(timer{f.nowMs + f.rng.Int64N(int64(g.JitterMs)+1), int32(i), n.gen})
 	return nil

@@ -23,6 +23,10 @@ const (
 	drainStep = 100 * time.Millisecond
 	// drainReport is how often a drain says in the log how far it is.
 	drainReport = 10 * time.Second
+	// balancerNotices is how long a load balancer may take to see that this member is not ready:
+	// until then it would send nodes back that were told to leave. Checks every second, and the
+	// second failure counts, are usual.
+	balancerNotices = 3 * time.Second
 	// drainRetry is when a node that was refused by a member that drains may try it again.
 	drainRetry = 10 * time.Second
 )
@@ -129,7 +133,8 @@ func (d *mover) close() {
 func (d *mover) run(ctx context.Context) {
 	tick := time.NewTicker(drainStep)
 	defer tick.Stop()
-	owed, reported := 0.0, time.Now()
+	owed, began := 0.0, time.Now()
+	reported := began
 	for {
 		rate, to, most, draining := d.next()
 		if most == 0 && !draining {
@@ -138,6 +143,9 @@ func (d *mover) run(ctx context.Context) {
 		if draining {
 			d.m.server.RefuseWith(&tcp.Refusal{Reason: protocol.ReasonDrain, Message: "member " + d.m.cfg.Name + " is being drained",
 				RetryAfter: drainRetry, Addresses: to})
+		}
+		if draining && d.m.cfg.Nodes.ProxyProtocol && time.Since(began) < balancerNotices {
+			rate = 0
 		}
 		owed = min(owed+float64(rate)*drainStep.Seconds(), max(1, float64(rate)*drainStep.Seconds()))
 		if n := min(int(owed), most); n > 0 {

@@ -172,6 +172,9 @@ func (r *routing) Ready(partition uint32) {
 func (r *routing) over(partition uint32) {
 	if int(partition) < len(r.own) && r.own[partition].Swap(0) != 0 {
 		r.cluster.Disclaim(partition)
+		// Another member may have claimed it before this one knew that it had lost it: what gates
+		// registered then went to the shard here.
+		r.missed[partition].Store(true)
 	}
 }
 
