@@ -59,6 +59,7 @@ func (l *ledger) start(ctx context.Context, m *Member) error {
 			m.trace.fromGate(b)
 			return router.ToShard(shard, b)
 		}, m.routing.away)}
+	m.routing.assigned = func(p uint32) bool { return l.source.Epoch(p) != 0 }
 	m.routing.parking, l.source.over = l.source.parking, m.routing.over
 	l.committer = &committer{tx: l.transactor, topics: m.cfg.Topics, shards: router, source: l.source, trace: m.trace,
 		interval: m.cfg.CommitInterval, outcomes: m.cfg.CommitOutcomes, log: m.log.Named("committer"), giveUp: m.fail,

@@ -43,6 +43,9 @@ type routing struct {
 	cluster *cluster.Cluster
 	rpc     *rpc.RPC
 
+	claims   sync.Mutex                  // one claim or disclaim at a time
+	assigned func(partition uint32) bool // by Kafka, to this member
+
 	own     []atomic.Uint64 // by partition: the epoch of the shard here; 0 when it is not ready
 	refused []atomic.Uint64 // by partition: the epoch whose owner sent something back
 	missed  []atomic.Bool   // by partition: the owner lacks something of this member's gates
@@ -161,15 +164,21 @@ func (r *routing) allOwned() bool {
 	return r.inCluster()
 }
 
-// Ready implements supervisor.Remote: from now on the others send to the shard.
+// Ready implements supervisor.Remote: from now on the others send to the shard. One that was
+// lost before it came to that claims nothing.
 func (r *routing) Ready(partition uint32) {
-	if r.inCluster() {
+	r.claims.Lock()
+	defer r.claims.Unlock()
+	if r.inCluster() && r.assigned(partition) {
 		r.own[partition].Store(r.cluster.Claim(partition))
 	}
 }
 
-// over says that the life of a shard is over, or the shard gone.
+// over says that the life of a shard is over, or the shard gone. It is not assigned any more
+// by then, or not ready.
 func (r *routing) over(partition uint32) {
+	r.claims.Lock()
+	defer r.claims.Unlock()
 	if int(partition) < len(r.own) && r.own[partition].Swap(0) != 0 {
 		r.cluster.Disclaim(partition)
 		// Another member may have claimed it before this one knew that it had lost it: what gates
