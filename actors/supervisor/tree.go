@@ -12,6 +12,7 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -45,11 +46,15 @@ type Tree struct {
 	shards   *actor.PID
 	gates    *actor.PID
 	services *actor.PID
+	gateless chan struct{} // closed when the gates have been stopped
 }
+
+// ErrStopped is what AddGate returns when the gates were stopped.
+var ErrStopped = errors.New("the gates were stopped")
 
 // NewTree starts the tree with its supervisors and no leaves.
 func NewTree(cfg Config) (*Tree, error) {
-	t := &Tree{cfg: cfg}
+	t := &Tree{cfg: cfg, gateless: make(chan struct{})}
 	log := cfg.Log.Named("actors")
 	t.failures = &failures{counts: map[string]int{}, report: func(f Failure) {
 		log.Error("actor failed", zap.String("actor", f.Actor), zap.String("action", f.Action),
@@ -180,6 +185,8 @@ func (t *Tree) ask(supervisor *actor.PID, m interface{ reply(chan<- error) }) er
 	select {
 	case err := <-done:
 		return err
+	case <-t.gatesEnd(supervisor):
+		return ErrStopped
 	case <-time.After(askTimeout):
 		return fmt.Errorf("%s did not answer within %v", supervisor.Id, askTimeout)
 	}
@@ -199,7 +206,20 @@ func (t *Tree) Failures() (last []Failure, counts map[string]int) {
 
 // StopGates stops the gates, which closes their sessions. The event loops have to
 // run still.
-func (t *Tree) StopGates() error { return t.stop(t.gates) }
+// It may be called once.
+func (t *Tree) StopGates() error {
+	defer close(t.gateless)
+	return t.stop(t.gates)
+}
+
+// gatesEnd is closed when the supervisor is that of gates and has ended: it answers nobody
+// then.
+func (t *Tree) gatesEnd(supervisor *actor.PID) <-chan struct{} {
+	if supervisor == t.gates {
+		return t.gateless
+	}
+	return nil
+}
 
 // StopServices stops the services and waits for their functions to return.
 func (t *Tree) StopServices() error { return t.stop(t.services) }

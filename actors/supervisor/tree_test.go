@@ -13,6 +13,8 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/roost-server/roost/actors"
+	"github.com/roost-server/roost/actors/gate"
+	"github.com/roost-server/roost/protocol"
 )
 
 func quick() Policy {
@@ -224,4 +226,14 @@ func TestRouterWithoutActors(t *testing.T) {
 	tree.ShardGates(0).Send(5, actors.NewToGate())
 	tree.ShardGates(0).Announce(0)
 	require.NoError(t, tree.StopGates())
+
+	// A connection that comes now is not waited for.
+	late := gate.NewDoor(&gate.Config{Stats: &gate.Stats{}, Partitions: 1}, 0, nobodysLoop{})
+	require.ErrorIs(t, tree.AddGate(0, late), ErrStopped)
 }
+
+// nobodysLoop runs nothing.
+type nobodysLoop struct{}
+
+func (nobodysLoop) Execute(func()) error       { return errors.New("ended") }
+func (nobodysLoop) Decoder() *protocol.Decoder { return protocol.NewDecoder() }

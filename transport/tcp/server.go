@@ -18,8 +18,8 @@ import (
 // Handler gives each loop what handles its connections.
 type Handler interface {
 	// LoopStarted is called for each event loop, on its goroutine, before its first
-	// connection is handed over; once, unless it panics: then that connection is
-	// refused and it is called again for the next. A loop that never gets a
+	// connection is handed over; once, unless it panics or returns nil: then that
+	// connection is refused and it is called again for the next. A loop that never gets a
 	// connection is never started.
 	LoopStarted(l *Loop) LoopHandler
 }

@@ -60,7 +60,15 @@ func (c *cluster) serveThree() (all []*member) {
 			"--cluster-tls-cert", dir+"/"+name+".crt", "--cluster-tls-key", dir+"/"+name+".key"))
 	}
 	for _, m := range all {
-		eventually(c.t, patience, text("the members do not find each other"), func() bool { return len(m.members()) == 3 && m.owners() == 4 })
+		eventually(c.t, patience, text("the members do not find each other"), func() bool {
+			all := m.members()
+			for _, v := range all {
+				if len(v.Partitions) == 0 {
+					return false // it is to have its share still
+				}
+			}
+			return len(all) == 3 && m.owners() == 4
+		})
 	}
 	return all
 }

@@ -147,7 +147,9 @@ func (d *mover) run(ctx context.Context) {
 		if draining && d.m.cfg.Nodes.ProxyProtocol && time.Since(began) < balancerNotices {
 			rate = 0
 		}
-		owed = min(owed+float64(rate)*drainStep.Seconds(), max(1, float64(rate)*drainStep.Seconds()))
+		// Those told within a second and a step may leave within one second: so many fewer are told.
+		share := float64(rate) * drainStep.Seconds() / (1 + drainStep.Seconds())
+		owed = min(owed+share, max(1, share))
 		if n := min(int(owed), most); n > 0 {
 			told := d.tell(ctx, n, to)
 			owed -= float64(told)

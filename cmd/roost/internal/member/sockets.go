@@ -2,6 +2,7 @@ package member
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -46,7 +47,9 @@ func (s *sockets) caughtUp(ctx context.Context) error {
 // LoopStarted implements tcp.Handler.
 func (s *sockets) LoopStarted(l *tcp.Loop) tcp.LoopHandler {
 	door := gate.NewDoor(s.cfg, uint32(l.Index()), l)
-	if err := s.tree.AddGate(uint32(l.Index()), door); err != nil {
+	if err := s.tree.AddGate(uint32(l.Index()), door); errors.Is(err, supervisor.ErrStopped) {
+		return nil // the member ends: the connection is refused
+	} else if err != nil {
 		panic(fmt.Errorf("add the gate of event loop %d: %w", l.Index(), err)) // the connection is refused
 	}
 	s.mu.Lock()
