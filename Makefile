@@ -19,7 +19,7 @@ run: build ## a whole Roost with 25 nodes on an embedded broker; Ctrl-C ends it
 	./bin/roost dev
 
 test: build ## all tests; with ROOST_TEST_KAFKA=HOST:PORT also those on that broker
-	$(GO) test -race -shuffle=on -parallel 4 -timeout 15m ./transport/kafka ./... # the longest first
+	$(GO) test -race -shuffle=on -parallel 4 -timeout 15m ./transport/kafka ./cmd/roost/e2e ./loadtest/chaos ./... # the longest first
 
 chaos: build ## CHAOS_FAULTS faults at random, and a checker; CHAOS_KAFKA=apache for Apache Kafka
 	./bin/chaos run --kafka $${CHAOS_KAFKA:-embedded} --faults $${CHAOS_FAULTS:-16} $${CHAOS_SEED:+--seed $$CHAOS_SEED}
