@@ -121,6 +121,12 @@ func (f *fleet) Rebuild(p int32) uint64 {
 
 func (f *fleet) restore(p uint32, epoch uint64) {
 	if !f.here(p) { // it is being spawned
+		f.mu.Lock()
+		over := f.over
+		f.mu.Unlock()
+		if over {
+			return
+		}
 		time.AfterFunc(time.Millisecond, func() { f.restore(p, epoch) })
 		return
 	}
