@@ -59,7 +59,7 @@ const (
 	KindToGate   byte = 2 // a shard's batch for a gate
 	KindFromGate byte = 3 // a gate's batch for a shard
 	KindShard    byte = 4 // what shards say to each other
-	KindDrain    byte = 5 // for draining members
+	KindReturned byte = 6 // a KindFromGate body behind this byte, sent back by a member that does not have that life of the shard
 )
 
 // MaxBodyBytes is the most that a body has: half of what the members' transport takes, as

@@ -33,9 +33,9 @@ func (x *metrics) cluster(c sink) {
 	c.gauge(descDraining, truth(x.m.mover != nil && x.m.mover.view() != nil))
 	r := &x.m.routing.stats
 	c.counter(descSentAway, float64(r.toGates.Load()), "gate")
-	c.counter(descSentAway, float64(r.fromGates.Load()), "shard")
-	c.counter(descSentAway, float64(r.toShards.Load()), "peer shard")
-	c.counter(descTaken, float64(r.fromShards.Load()))
+	c.counter(descSentAway, float64(r.toShards.Load()), "shard")
+	c.counter(descSentAway, float64(r.toPeers.Load()), "peer shard")
+	c.counter(descTaken, float64(r.taken.Load()))
 	c.counter(descStale, float64(r.stale.Load()+r.refused.Load()))
 	c.counter(descReturned, float64(r.returned.Load()))
 	c.counter(descMalformed, float64(r.malformed.Load()))

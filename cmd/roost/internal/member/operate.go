@@ -18,7 +18,8 @@ func (b *backend) Members(ctx context.Context) ([]api.MemberView, error) {
 // members returns the view of all members, this one first.
 func (m *Member) members(own api.MemberView) []api.MemberView {
 	own.Name, own.Version, own.SinceMs, own.State = m.cfg.Name, m.cfg.Version, m.started.UnixMilli(), api.MemberServing
-	own.NodesAddress, own.APIAddress = m.server.Addr().String(), m.api.Addr().String()
+	own.NodesAddress = advertised(m.cfg.Cluster.NodesAdvertise, m.server.Addr())
+	own.APIAddress = advertised(m.cfg.Cluster.APIAdvertise, m.api.Addr())
 	own.ConnectRate = m.arrivals.rate()
 	if m.mover != nil {
 		if own.Drain = m.mover.view(); own.Drain != nil {
@@ -31,8 +32,6 @@ func (m *Member) members(own api.MemberView) []api.MemberView {
 	}
 	self := &out[0]
 	self.Address = m.cluster.cluster.Advertised()
-	self.NodesAddress = advertised(m.cfg.Cluster.NodesAdvertise, m.server.Addr())
-	self.APIAddress = advertised(m.cfg.Cluster.APIAdvertise, m.api.Addr())
 	if s := m.cluster.certs; s != nil {
 		self.CertificateEnd = s.NotAfter().UnixMilli()
 	}

@@ -17,10 +17,6 @@ import (
 	"github.com/roost-server/roost/cluster/wire"
 )
 
-// kindReturned is the first byte of a body that a member sends back, since it does not have
-// the life of the shard that it is for; the body follows.
-const kindReturned byte = 6
-
 // resyncEvery is how often gates register anew with shards that have missed something of
 // them, because the way to their member was full.
 const resyncEvery = time.Second
@@ -59,13 +55,14 @@ type routing struct {
 const bereftFor = 30 * time.Second
 
 type routingStats struct {
-	toGates, toShards   atomic.Uint64 // batches sent to other members
-	fromGates           atomic.Uint64 // batches of other members' gates, and
-	fromShards          atomic.Uint64 // of their shards
-	refused             atomic.Uint64 // came for a life of a shard that is not here
-	stale               atomic.Uint64 // came from a life of a shard that is over
-	returned            atomic.Uint64 // deliveries that could not be sent
-	malformed, overfull atomic.Uint64
+	toGates   atomic.Uint64 // batches of shards here, sent to other members' gates
+	toShards  atomic.Uint64 // batches of gates here, sent to other members' shards
+	toPeers   atomic.Uint64 // what shards here said to other members' shards
+	taken     atomic.Uint64 // batches of other members' gates that shards here took
+	refused   atomic.Uint64 // came for a life of a shard that is not here
+	stale     atomic.Uint64 // came from a life of a shard that is over
+	returned  atomic.Uint64 // deliveries that could not be sent
+	malformed atomic.Uint64
 }
 
 var (
@@ -137,7 +134,7 @@ func (r *routing) ToShard(partition uint32, m any) bool {
 		ok = ok && r.cluster.Send(slot, body)
 	}
 	if ok {
-		r.stats.toShards.Add(1)
+		r.stats.toPeers.Add(1)
 	}
 	return ok
 }
@@ -196,12 +193,11 @@ func (r *routing) away(partition uint32, b *actors.FromGate) bool {
 	}
 	for _, body := range wire.AppendFromGate(nil, partition, epoch, actors.LoopOf(b.Gate), b) {
 		if !r.cluster.Send(slot, body) {
-			r.stats.overfull.Add(1)
 			r.missed[partition].Store(true)
 			return false
 		}
 	}
-	r.stats.fromGates.Add(1)
+	r.stats.toShards.Add(1)
 	b.Release()
 	return true
 }
@@ -309,7 +305,7 @@ func (h *handler) Message(slot uint16, body []byte) {
 		err = h.fromGate(slot, body)
 	case wire.KindShard:
 		err = h.toShard(body)
-	case kindReturned:
+	case wire.KindReturned:
 		err = h.returned(body[1:])
 	}
 	if err != nil {
@@ -343,14 +339,14 @@ func (h *handler) fromGate(slot uint16, body []byte) error {
 	}
 	if head.Epoch != h.own[head.Shard].Load() {
 		h.stats.refused.Add(1)
-		h.cluster.Send(slot, append([]byte{kindReturned}, body...)) // full: the node has its results still
+		h.cluster.Send(slot, append([]byte{wire.KindReturned}, body...)) // full: the node has its results still
 		return nil
 	}
 	_, b, err := wire.DecodeFromGate(body, slot)
 	if err != nil {
 		return err
 	}
-	h.stats.fromShards.Add(1)
+	h.stats.taken.Add(1)
 	h.trace.fromGate(b)
 	if !h.router.ToShard(head.Shard, b) {
 		b.Release()
