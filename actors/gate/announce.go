@@ -1,29 +1,29 @@
 package gate
 
+// announceDue is what a gate sends itself when something is announced: it comes after what
+// is in the mailbox by then, and is supervised as everything there.
+type announceDue struct{}
+
 // announce has a shard told soon of the sessions that concern it. When a member comes or
-// goes many shards move at once: all that were announced before the loop comes round again are
-// served by one walk over the sessions.
+// goes many shards move at once: all that are announced by messages already in the mailbox
+// are served by one walk over the sessions.
 func (g *Gate) announce(shard uint32) {
 	if shard >= g.cfg.Partitions {
 		return
 	}
-	if g.announced != nil {
-		g.announced[shard] = true
-		return
+	if g.announced == nil {
+		g.announced = make([]bool, g.cfg.Partitions)
+		g.door.mailbox.PostUserMessage(announceDue{})
 	}
-	g.announced = make([]bool, g.cfg.Partitions)
 	g.announced[shard] = true
-	if g.door.loop.Execute(g.announceDue) != nil {
-		g.announced = nil // the loop has ended, and all sessions with it
-	}
 }
 
-// announceDue tells the shards what there is. A gate that was restarted meanwhile has no
-// sessions any more.
-func (g *Gate) announceDue() {
+// announceAll tells the shards what there is. A gate that was restarted meanwhile has no
+// sessions that it has not told of.
+func (g *Gate) announceAll() {
 	due := g.announced
 	g.announced = nil
-	if g.door.gate != g {
+	if due == nil {
 		return
 	}
 	for _, s := range g.sessions {

@@ -215,6 +215,8 @@ func (g *Gate) Receive(ctx actor.Context) {
 		g.drain(m)
 	case *actors.Announce:
 		g.announce(m.Shard)
+	case announceDue:
+		g.announceAll()
 	case *actor.Restarting, *actor.Stopping:
 		g.flush()
 	}
