@@ -29,7 +29,8 @@ func (f *fleet) Dirty(p uint32, _ int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if k := f.kafka[p]; k.timer == nil && !f.over {
-		k.timer = time.AfterFunc(cutAfter, func() { f.commit(p) })
+		f.commits.Add(1)
+		k.timer = time.AfterFunc(cutAfter, func() { defer f.commits.Done(); f.commit(p) })
 	}
 }
 

@@ -97,6 +97,8 @@ type fleet struct {
 	stats *gate.Stats
 	cfg   shard.Config
 
+	commits sync.WaitGroup // under way; added to under mu, until over
+
 	mu       sync.Mutex
 	still    bool // nodes answer everything and stay
 	over     bool
@@ -133,6 +135,7 @@ func startFleet(t *testing.T, gates int, partitions uint32) *fleet {
 		f.over = true
 		f.mu.Unlock()
 		require.NoError(t, tree.Stop())
+		f.commits.Wait()
 		for _, l := range f.loops {
 			l.end()
 		}
@@ -351,7 +354,8 @@ func (f *fleet) jobs(prefix string, n int, ids []string) map[string]int {
 		case 2:
 			j.Target.Nodes = ids[:1+rand.IntN(len(ids))]
 		case 3:
-			j.Target.Select = &record.Selector{Count: uint32(1 + rand.IntN(5))}
+			// Three attempts each on a node of its own: no more than there are nodes.
+			j.Target.Select = &record.Selector{Count: uint32(1 + rand.IntN(3))}
 		}
 		want[j.ID] = j.Target.Size()
 		f.submit(j)

@@ -54,7 +54,7 @@ func TestZombieIsFenced(t *testing.T) {
 		other.awaitPartitions(2)
 		f := newFleet(t)
 		for i := range nodes {
-			f.node(nodeID(i), 20*time.Millisecond, []string{zombie.nodes, other.nodes}[i%2])
+			f.node(nodeID(i), 200*time.Millisecond, []string{zombie.nodes, other.nodes}[i%2])
 		}
 		zombie.awaitNodes(nodes / 2)
 		other.awaitNodes(nodes / 2)

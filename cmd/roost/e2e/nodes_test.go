@@ -103,14 +103,15 @@ func (f *fleet) event(e roost.Event) {
 	}
 }
 
-// awaitDrained waits until every result is acknowledged: nothing is left in any outbox.
+// awaitDrained waits until every result is acknowledged: nothing is left in any outbox. When
+// a member has lost the acknowledgements, nodes ask for them again after a minute.
 func (f *fleet) awaitDrained() {
 	f.t.Helper()
 	f.mu.Lock()
 	clients := slices.Clone(f.clients)
 	f.mu.Unlock()
 	held := 0
-	eventually(f.t, patience, func() string { return fmt.Sprintf("nodes hold %d results unacknowledged", held) }, func() bool {
+	eventually(f.t, 3*patience, func() string { return fmt.Sprintf("nodes hold %d results unacknowledged", held) }, func() bool {
 		held = 0
 		for _, c := range clients {
 			held += c.Stats().Held
