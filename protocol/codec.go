@@ -64,13 +64,28 @@ func maxBody(t Type) int {
 	return MaxBodyBytes
 }
 
-func (e *Encoder) array(n int) { e.keep(e.mp.EncodeArrayLen(n)) }
+func (e *Encoder) array(n int) {
+	if n < 16 {
+		e.buf = append(e.buf, 0x90|byte(n))
+		return
+	}
+	e.keep(e.mp.EncodeArrayLen(n))
+}
 
 func (e *Encoder) uint(field string, v, limit uint64) {
 	if v > limit {
 		e.fail("%s is %d; at most %d is allowed", field, v, limit)
 	}
-	e.keep(e.mp.EncodeUint(v))
+	switch { // by hand, as these are most of what JOB has
+	case v < 1<<7:
+		e.buf = append(e.buf, byte(v))
+	case v < 1<<8:
+		e.buf = append(e.buf, 0xcc, byte(v))
+	case v < 1<<16:
+		e.buf = append(e.buf, 0xcd, byte(v>>8), byte(v))
+	default:
+		e.keep(e.mp.EncodeUint(v))
+	}
 }
 
 func (e *Encoder) str(field, s string, limit int) {
@@ -249,6 +264,10 @@ func (d *Decoder) fail(format string, args ...any) {
 
 func (d *Decoder) arrayLen(field string, limit int) int {
 	c := d.code()
+	if c&0xf0 == 0x90 && int(c&0x0f) <= limit {
+		d.pos++
+		return int(c & 0x0f)
+	}
 	if c&0xf0 != 0x90 && c != 0xdc && c != 0xdd {
 		d.fail("%s is not an array", field)
 		return 0
@@ -280,7 +299,12 @@ func (d *Decoder) uint(field string, required bool, limit uint64) uint64 {
 }
 
 func (d *Decoder) uintValue(field string, limit uint64) uint64 {
-	if c := d.code(); c > 0x7f && (c < 0xcc || c > 0xcf) {
+	c := d.code()
+	if c <= 0x7f && uint64(c) <= limit {
+		d.pos++
+		return uint64(c)
+	}
+	if c > 0x7f && (c < 0xcc || c > 0xcf) {
 		d.fail("%s is not an unsigned integer", field)
 		return 0
 	}
@@ -314,7 +338,17 @@ func (d *Decoder) textValue(field string, limit int) []byte {
 		d.fail("%s is not a string", field)
 		return nil
 	}
-	n, err := d.mp.DecodeBytesLen()
+	n, err := 0, error(nil)
+	switch {
+	case c&0xe0 == 0xa0:
+		n = int(c & 0x1f)
+		d.pos++
+	case (c == 0xd9 || c == 0xc4) && d.pos+1 < len(d.b):
+		n = int(d.b[d.pos+1])
+		d.pos += 2
+	default:
+		n, err = d.mp.DecodeBytesLen()
+	}
 	if err != nil || n < 0 || n > len(d.b)-d.pos {
 		d.fail("%s is cut short", field)
 		return nil

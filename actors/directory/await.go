@@ -31,8 +31,10 @@ func (d *Directory) Awaited(node string) []uint32 {
 	return w.shards
 }
 
-// Forget drops who waits no more, now and then. Call it as often as is convenient.
+// Forget drops who waits no more, now and then, and the index when nothing was searched for
+// long. Call it as often as is convenient.
 func (d *Directory) Forget(nowMs int64) {
+	d.unindex(nowMs)
 	if nowMs < d.sweepMs || len(d.waiting) == 0 {
 		return
 	}

@@ -21,6 +21,10 @@ type Directory struct {
 	nodes nodes
 	seq   uint64 // the last stamp given: when a node was chosen, counted in choices
 
+	indexed    bool // else there are no groups and postings
+	searchedMs int64
+	far        map[uint64]*farProfile // without an index
+
 	groups   [levels]map[uint64]*group // by hash of what their nodes have in common
 	postings map[key]*posting
 	all      posting // of all classes
@@ -65,7 +69,7 @@ func (d *Directory) Register(gate uint32, r *actors.Registration) (older *Locati
 		h = d.nodes.take()
 		*d.nodes.at(h) = node{id: r.Node, incarnation: r.Incarnation, gate: gate}
 		d.byID[r.Node] = h
-		d.enter(h, d.variant(profile))
+		d.enter(h, profile)
 		return nil, true
 	}
 	n := d.nodes.at(h)
@@ -80,9 +84,9 @@ func (d *Directory) Register(gate uint32, r *actors.Registration) (older *Locati
 		d.wake(h)
 	}
 	n.incarnation, n.gate = r.Incarnation, gate
-	if n.variant.profile != profile && !equal(n.variant.profile, profile) {
+	if n.profile != profile && !equal(n.profile, profile) {
 		d.leave(h)
-		d.enter(h, d.variant(profile))
+		d.enter(h, profile)
 	}
 	return older, true
 }
@@ -100,7 +104,8 @@ func (d *Directory) Depart(node string, incarnation uint64) {
 	delete(d.byID, node)
 	d.nodes.free(h)
 	if len(d.byID) == 0 && d.nodes.used > chunkNodes { // neither maps nor nodes shrink otherwise
-		d.byID, d.nodes = map[string]uint32{}, nodes{}
+		d.byID, d.nodes, d.far = map[string]uint32{}, nodes{}, nil
+		d.dropIndex()
 	}
 }
 

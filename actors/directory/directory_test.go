@@ -42,6 +42,7 @@ func TestTheNewestSessionIsKept(t *testing.T) {
 
 func TestEqualProfilesAreHeldOnce(t *testing.T) {
 	d := New()
+	d.index()
 	first, second := at("a", 1, "Perth"), at("b", 1, "Perth")
 	require.NotSame(t, first.Profile, second.Profile)
 	d.Register(1, &actors.Registration{Node: "a", Incarnation: 1, Profile: first.Profile})
@@ -55,6 +56,31 @@ func TestEqualProfilesAreHeldOnce(t *testing.T) {
 	require.Empty(t, d.groups[variantLevel])
 	require.Empty(t, d.groups[classLevel])
 	require.Empty(t, d.postings)
+}
+
+func TestEqualProfilesOfOtherMembersAreHeldOnce(t *testing.T) {
+	d := New()
+	gate := actors.GateOf(3, 0)
+	for _, node := range []string{"a", "b", "c"} {
+		d.Register(gate, &actors.Registration{Node: node, Incarnation: 1, Profile: at(node, 1, "Perth").Profile})
+	}
+	a, _ := d.Find("a")
+	b, _ := d.Find("b")
+	require.Same(t, a.Profile, b.Profile)
+	d.Register(gate, &actors.Registration{Node: "b", Incarnation: 1, Profile: at("b", 1, "Sydney").Profile})
+	require.Len(t, d.far, 2)
+	require.Len(t, d.Match(&Query{Count: 9}, 1).Nodes, 3)
+	require.Empty(t, d.far)
+	d.Forget(1 + indexForMs)
+	require.True(t, d.indexed)
+	d.Forget(2 + indexForMs)
+	require.False(t, d.indexed)
+	require.Empty(t, d.groups[variantLevel])
+	requireSound(t, d)
+	for _, node := range []string{"a", "b", "c"} {
+		d.Depart(node, 1)
+	}
+	require.Zero(t, d.Len())
 }
 
 func TestMemoryIsGivenBackWhenAllHaveLeft(t *testing.T) {

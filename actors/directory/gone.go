@@ -13,7 +13,7 @@ func (d *Directory) DepartFrom(gate uint32, node string, incarnation uint64) {
 // DepartMember forgets all sessions at the gates of a member, by its slot.
 func (d *Directory) DepartMember(slot uint16) {
 	for h := uint32(1); h <= d.nodes.used; h++ { // none are used any more when the last has left
-		if n := d.nodes.at(h); n.variant != nil && actors.SlotOf(n.gate) == slot {
+		if n := d.nodes.at(h); n.profile != nil && actors.SlotOf(n.gate) == slot {
 			d.Depart(n.id, n.incarnation)
 		}
 	}

@@ -63,24 +63,37 @@ func (g *group) has(p *posting) bool {
 	return false
 }
 
-// enter puts a node that is in no group into a variant, and its class.
-func (d *Directory) enter(h uint32, v *group) {
+// enter gives a node that is in no group its profile, and puts it into the groups for that.
+func (d *Directory) enter(h uint32, p *actors.Profile) {
 	n := d.nodes.at(h)
-	n.variant = v
+	if d.indexed {
+		d.attach(n, d.variant(p))
+	} else {
+		n.profile = d.hold(n.gate, p)
+	}
+	if n.silent == 0 {
+		d.queue(h)
+	}
+}
+
+// attach counts a node in a variant, and its class.
+func (d *Directory) attach(n *node, v *group) {
+	n.variant, n.profile = v, v.profile
 	v.count(1)
 	v.class.count(1)
 	if n.silent > 0 {
-		v.silent++
-		v.class.silent++
-		return
+		n.countSilent(1)
 	}
-	d.queue(h)
 }
 
 // leave takes a node out of its groups, and drops those that have become empty. A
 // silent one stays silent.
 func (d *Directory) leave(h uint32) {
 	n := d.nodes.at(h)
+	if !d.indexed {
+		d.letGo(n.profile)
+		return
+	}
 	v, c := n.variant, n.variant.class
 	if n.silent > 0 {
 		v.silent--

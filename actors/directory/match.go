@@ -29,6 +29,7 @@ type Found struct {
 // Fewer are returned only when no others fit.
 func (d *Directory) Match(q *Query, nowMs int64) Found {
 	d.wakeDue(nowMs)
+	d.searchedMs = nowMs
 	s := searches.Get().(*search)
 	var f Found
 	groups, level := d.fitting(s, q.Selector, q.Kind, &f.Funnel)
@@ -92,6 +93,7 @@ type filter struct {
 // fitting returns the groups whose nodes fit, all of one level, and fills in the funnel
 // down to the tags. The groups are the search's or a posting's: not to be changed, nor kept.
 func (d *Directory) fitting(s *search, sel *record.Selector, kind string, f *Funnel) (groups []*group, level int) {
+	d.index()
 	if sel == nil {
 		sel = &anyNode
 	}

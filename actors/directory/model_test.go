@@ -228,7 +228,7 @@ type world struct {
 
 func TestDirectoryIsLikeALinearScan(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		w := &world{T: t, d: New(), m: model{nodes: map[string]*modelNode{}}}
+		w := &world{T: t, nowMs: 1, d: New(), m: model{nodes: map[string]*modelNode{}}}
 		if rapid.Bool().Draw(t, "hashes collide") {
 			w.d.sum = func(_ maphash.Seed, b []byte) uint64 { return uint64(len(b) % 3) }
 		}
@@ -241,6 +241,7 @@ func TestDirectoryIsLikeALinearScan(t *testing.T) {
 			"answered": w.answered,
 			"match":    w.match,
 			"page":     w.page,
+			"long":     w.long,
 			"":         w.check,
 		})
 	})
@@ -360,6 +361,14 @@ func (w *world) page(t *rapid.T) {
 	}
 }
 
+// long lets so much time pass without a search that the index is given up.
+func (w *world) long(t *rapid.T) {
+	w.d.Forget(w.nowMs)
+	w.nowMs += indexForMs + 1
+	w.d.Forget(w.nowMs)
+	require.False(t, w.d.indexed)
+}
+
 func (w *world) check(t *rapid.T) {
 	require.Equal(t, len(w.m.nodes), w.d.Len())
 	seen := map[string]Location{}
@@ -408,7 +417,18 @@ func requireSound(t require.TestingT, d *Directory) {
 		require.Equal(t, sum, p.nodes)
 	}
 	require.Equal(t, memberships, listed)
-	require.Equal(t, d.Len(), d.all.nodes)
+	if d.indexed {
+		require.Equal(t, d.Len(), d.all.nodes)
+		require.Empty(t, d.far)
+	} else {
+		require.Zero(t, memberships)
+	}
+	held := map[*actors.Profile]int{}
+	d.nodes.each(func(n *node) bool { held[n.profile]++; return true })
+	for _, f := range d.far {
+		require.Positive(t, f.nodes)
+		require.LessOrEqual(t, f.nodes, held[f.profile], "of another node")
+	}
 	for i, s := range d.silences {
 		require.Equal(t, i+1, int(d.nodes.at(s.node).silent))
 		require.GreaterOrEqual(t, s.untilMs, d.silences[max(0, (i-1)/2)].untilMs)

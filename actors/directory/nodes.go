@@ -1,5 +1,7 @@
 package directory
 
+import "github.com/roost-server/roost/actors"
+
 // A node is in two groups: its variant and, at the level above, its class.
 const (
 	variantLevel = iota
@@ -7,13 +9,14 @@ const (
 	levels
 )
 
-// node is one connected node. Its size is the directory's cost: keep it at 64 bytes.
+// node is one connected node. Its size is the directory's cost: keep it at 72 bytes.
 type node struct {
 	id          string
 	incarnation uint64
-	stamp       uint64       // larger than those of all nodes chosen before
-	variant     *group       // nil: the record is free
-	links       [levels]link // in the queues of its variant and class, unless silent
+	stamp       uint64          // larger than those of all nodes chosen before
+	profile     *actors.Profile // nil: the record is free
+	variant     *group          // nil without an index
+	links       [levels]link    // in the queues of its variant and class, unless silent
 	gate        uint32
 	silent      uint32 // 1 + its place in Directory.silences; 0 when it is not silent
 }
@@ -22,13 +25,13 @@ type node struct {
 type link struct{ prev, next uint32 }
 
 func (n *node) location() Location {
-	return Location{Node: n.id, Gate: n.gate, Incarnation: n.incarnation, Profile: n.variant.profile}
+	return Location{Node: n.id, Gate: n.gate, Incarnation: n.incarnation, Profile: n.profile}
 }
 
 // chunkNodes is how many records are allocated at once: 8 KiB, a size class of Go's
 // allocator, and little for a shard with few nodes. Records never move, so that growing does
 // not copy them.
-const chunkNodes = 128
+const chunkNodes = 8 << 10 / 72
 
 // nodes gives out records, named by handles: position + 1.
 type nodes struct {
@@ -63,7 +66,7 @@ func (s *nodes) free(h uint32) {
 
 func (s *nodes) each(yield func(*node) bool) {
 	for h := uint32(1); h <= s.used; h++ {
-		if n := s.at(h); n.variant != nil && !yield(n) {
+		if n := s.at(h); n.profile != nil && !yield(n) {
 			return
 		}
 	}
@@ -101,16 +104,23 @@ func (d *Directory) unlink(g *group, level int, h uint32) {
 
 // queue puts a node that is in no queue at the end of those of its groups.
 func (d *Directory) queue(h uint32) {
-	n := d.nodes.at(h)
 	d.seq++
-	n.stamp = d.seq
-	d.push(n.variant, variantLevel, h)
-	d.push(n.variant.class, classLevel, h)
+	d.nodes.at(h).stamp = d.seq
+	d.lineUp(h)
+}
+
+// lineUp is queue for a node that has the newest stamp of all that are in queues.
+func (d *Directory) lineUp(h uint32) {
+	if v := d.nodes.at(h).variant; v != nil {
+		d.push(v, variantLevel, h)
+		d.push(v.class, classLevel, h)
+	}
 }
 
 // unqueue takes a node out of the queues of its groups.
 func (d *Directory) unqueue(h uint32) {
-	v := d.nodes.at(h).variant
-	d.unlink(v, variantLevel, h)
-	d.unlink(v.class, classLevel, h)
+	if v := d.nodes.at(h).variant; v != nil {
+		d.unlink(v, variantLevel, h)
+		d.unlink(v.class, classLevel, h)
+	}
 }

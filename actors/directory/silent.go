@@ -22,11 +22,18 @@ func (d *Directory) Silent(node string, untilMs int64) {
 		return
 	}
 	d.unqueue(h)
-	n.variant.silent++
-	n.variant.class.silent++
+	n.countSilent(1)
 	d.silences = append(d.silences, silence{untilMs: untilMs, node: h})
 	n.silent = uint32(len(d.silences))
 	d.silenceUp(len(d.silences) - 1)
+}
+
+// countSilent changes how many silent nodes the groups of a node count.
+func (n *node) countSilent(by int32) {
+	if n.variant != nil {
+		n.variant.silent += uint32(by)
+		n.variant.class.silent += uint32(by)
+	}
 }
 
 // Answered ends a node's silence.
@@ -43,8 +50,7 @@ func (d *Directory) wake(h uint32) {
 		return
 	}
 	d.removeSilence(int(n.silent - 1))
-	n.variant.silent--
-	n.variant.class.silent--
+	n.countSilent(-1)
 	d.queue(h)
 }
 

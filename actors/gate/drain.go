@@ -29,7 +29,7 @@ func (g *Gate) drain(m *actors.Drain) {
 			g.turn++
 			g.goAway.Addresses = rotated(g.goAway.Addresses[:0], m.Addresses, g.turn)
 			g.leave.Sent = false
-			s.PostUserMessage(&g.leave)
+			s.Post(&g.leave)
 			if !g.leave.Sent {
 				continue
 			}

@@ -109,8 +109,8 @@ func TestANodeThatDoesNotLeaveIsClosed(t *testing.T) {
 
 func TestDrainPassesOverSocketsThatEnd(t *testing.T) {
 	h := newHarness(t, 0, Config{})
-	h.open("ends")
-	h.loop.do(func() { h.door.gate.sessions["ends"].Conn().(*testConn).closed = true })
+	c := h.open("ends")
+	h.loop.do(func() { c.closed = true })
 	require.Zero(t, h.drain(actors.Drain{Sockets: 5}))
 	require.Zero(t, h.stats.Leaving.Load())
 	h.send(&actors.Drain{Sockets: 1, Done: make(chan int)}) // nobody listens: not waited for

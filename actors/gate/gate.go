@@ -56,6 +56,7 @@ type Config struct {
 	Shards       Shards
 	NowMs        func() int64 // Unix time
 	Stats        *Stats
+	Profiles     *Profiles // nil: each gate has its own
 }
 
 // silence is how many heartbeats may be missed before a node counts as gone.
@@ -94,16 +95,15 @@ type Gate struct {
 	index    uint32
 	count    *atomic.Int64 // of sessions, for Stats
 	sessions map[string]*session.Session
-	profiles *profiles
-	props    *actor.Props     // of every session; shared
-	next     *session.Session // what props makes next
-	system   *actor.ActorSystem
-	scratch  session.Scratch
+	profiles *Profiles
+	shared   *session.Loop      // by the sessions
+	acksDue  *time.Timer        // posts to the mailbox when acknowledgements are due; nil until some were
 	up       []*actors.FromGate // by shard; nil when empty
 	dirty    []uint32
 	// announced are the shards that wait to be told of the sessions; nil for none.
 	announced []bool
 	flushing  bool
+	nowMs     int64 // within a batch of a shard: as it came; else 0
 	flushFn   func()
 
 	// one of each message, reused
@@ -156,13 +156,14 @@ func newGate(d *Door) *Gate {
 	g := &Gate{
 		cfg: d.cfg, door: d, index: d.index, count: d.cfg.Stats.loop(d.index),
 		sessions: map[string]*session.Session{},
-		profiles: newProfiles(),
+		profiles: d.cfg.Profiles,
 		up:       make([]*actors.FromGate, d.cfg.Partitions),
+	}
+	if g.profiles == nil {
+		g.profiles = NewProfiles()
 	}
 	g.flushFn = g.flush
 	g.leave.GoAway = &g.goAway
-	g.props = actor.PropsFromProducer(func() actor.Actor { return g.next },
-		actor.WithMailbox(func() actor.Mailbox { return g.next }))
 	return g
 }
 
@@ -172,7 +173,7 @@ func (d *Door) Frame(c Conn, t protocol.Type, body []byte) error {
 	if s, ok := c.Context().(*session.Session); ok {
 		m := &d.gate.frame
 		m.Type, m.Body, m.Err = t, body, nil
-		s.PostUserMessage(m)
+		s.Post(m)
 		m.Body = nil
 		return m.Err
 	}
@@ -210,20 +211,31 @@ func (g *Gate) Receive(ctx actor.Context) {
 		g.take(m)
 		m.Release()
 	case *hello:
-		m.err = g.open(ctx, m.conn, &m.msg)
+		g.begin(ctx)
+		m.err = g.open(m.conn, &m.msg)
 	case *actors.Drain:
 		g.drain(m)
 	case *actors.Announce:
 		g.announce(m.Shard)
 	case announceDue:
 		g.announceAll()
+	case acksDue:
+		g.sendAcks()
 	case *actor.Restarting, *actor.Stopping:
+		g.endAll()
 		g.flush()
 	}
 }
 
+// begin is for the first HELLO, which may come before the actor's Started.
+func (g *Gate) begin(ctx actor.Context) {
+	if g.shared == nil {
+		g.shared = session.NewLoop(g, ctx.ActorSystem(), ctx.Self())
+	}
+}
+
 // open makes a session for a node that said HELLO.
-func (g *Gate) open(ctx actor.Context, conn Conn, h *protocol.Hello) error {
+func (g *Gate) open(conn Conn, h *protocol.Hello) error {
 	if h.Version < protocol.Version {
 		return protocol.Errorf(protocol.ReasonUnsupportedVersion, "the node speaks version %d, this member %d", h.Version, protocol.Version)
 	}
@@ -232,17 +244,13 @@ func (g *Gate) open(ctx actor.Context, conn Conn, h *protocol.Hello) error {
 			return err
 		}
 	}
-	g.system = ctx.ActorSystem()
 	nowMs := g.cfg.NowMs()
 	inc := session.NextIncarnation(nowMs, h.LastIncarnation)
 	if old := g.sessions[h.NodeID]; old != nil {
 		g.replace(old, false)
 	}
 	s := session.New(h.NodeID, inc, partition(h.NodeID, g.cfg.Partitions), h.Credit,
-		g.profiles.take(&h.Attributes, h.Agent), conn, g)
-	g.next = s
-	ctx.Spawn(g.props)
-	g.next = nil
+		g.profiles.take(&h.Attributes, h.Agent), conn, g.shared)
 	g.sessions[h.NodeID] = s
 	conn.SetContext(s)
 	g.count.Add(1)
@@ -270,7 +278,7 @@ func (g *Gate) open(ctx actor.Context, conn Conn, h *protocol.Hello) error {
 func (g *Gate) resumed(s *session.Session, h *protocol.Hello) {
 	if len(h.Running) > 0 {
 		g.resume.Running = h.Running
-		s.PostUserMessage(&g.resume)
+		s.Post(&g.resume)
 		g.resume.Running = nil
 	}
 	tell := func(kind actors.NoticeKind, refs []protocol.Ref) {
@@ -291,9 +299,9 @@ const contestedFor = 2 * time.Second
 func (g *Gate) replace(old *session.Session, contested bool) {
 	g.cfg.Stats.Replaced.Add(1)
 	if contested {
-		old.Conn().Close(protocol.ReasonContested, "another session of node "+old.Node()+" began at about the same time", contestedFor)
+		old.Close(protocol.ReasonContested, "another session of node "+old.Node()+" began at about the same time", contestedFor)
 	} else {
-		old.Conn().Close(protocol.ReasonReplaced, "a newer session of node "+old.Node(), 0)
+		old.Close(protocol.ReasonReplaced, "a newer session of node "+old.Node(), 0)
 	}
 	g.end(old)
 }
@@ -307,7 +315,7 @@ func (g *Gate) end(s *session.Session) {
 	if s.Profile == nil {
 		return
 	}
-	s.PostUserMessage(&g.closed)
+	s.Post(&g.closed)
 	b := g.batch(s.Home)
 	b.Departures = append(b.Departures, actors.Departure{Node: s.Node(), Incarnation: s.Incarnation()})
 	g.profiles.drop(s.Profile)
@@ -318,7 +326,17 @@ func (g *Gate) end(s *session.Session) {
 	g.count.Add(-1)
 	g.cfg.Stats.Sessions.Add(-1)
 	if !s.Stopped() {
-		g.system.Root.Stop(s.PID())
+		s.End()
+	}
+}
+
+// endAll ends the sessions with their gate, as protoactor does with children.
+func (g *Gate) endAll() {
+	if g.acksDue != nil {
+		g.acksDue.Stop()
+	}
+	for _, s := range g.sessions {
+		s.End()
 	}
 }
 
@@ -328,30 +346,32 @@ func (g *Gate) register(s *session.Session) {
 		Node: s.Node(), Incarnation: s.Incarnation(), Profile: s.Profile})
 }
 
-// take hands a shard's batch to the sessions.
+// take hands a shard's batch to the sessions; acknowledgements first, as they ride with the rest.
 func (g *Gate) take(b *actors.ToGate) {
+	g.nowMs = g.cfg.NowMs()
+	defer func() { g.nowMs = 0 }()
 	g.cfg.Stats.Deliveries.Add(uint64(len(b.Deliveries)))
+	for i := range b.Acks {
+		if s := g.sessions[b.Acks[i].Node]; s != nil {
+			g.acked.Ack = &b.Acks[i]
+			s.Post(&g.acked)
+		}
+	}
 	for i := range b.Withdrawals {
 		if s := g.sessions[b.Withdrawals[i].Node]; s != nil {
 			g.withdraw.Withdrawal = &b.Withdrawals[i]
-			s.PostUserMessage(&g.withdraw)
+			s.Post(&g.withdraw)
 		}
 	}
 	for i := range b.Deliveries {
 		d := &b.Deliveries[i]
 		if s := g.sessions[d.Node]; s != nil && !s.Stopped() {
 			g.deliver.Delivery = d
-			s.PostUserMessage(&g.deliver)
+			s.Post(&g.deliver)
 			continue
 		}
 		g.cfg.Stats.Undelivered.Add(1)
 		g.Notice(d.Shard, actors.Notice{Kind: actors.Undelivered, Node: d.Node, JobID: d.JobID, Attempt: d.Attempt})
-	}
-	for i := range b.Acks {
-		if s := g.sessions[b.Acks[i].Node]; s != nil {
-			g.acked.Ack = &b.Acks[i]
-			s.PostUserMessage(&g.acked)
-		}
 	}
 	for i := range b.Evictions {
 		e := &b.Evictions[i]
@@ -364,13 +384,12 @@ func (g *Gate) take(b *actors.ToGate) {
 
 // Result implements session.Uplink.
 func (g *Gate) Result(s *session.Session, r *protocol.Result, expected bool) {
-	g.cfg.Stats.Results.Add(1)
 	if !expected {
 		g.cfg.Stats.Unexpected.Add(1)
 	}
 	if r.Shard >= g.cfg.Partitions { // no shard can know it: let the node forget it
 		g.acked.Ack = &actors.Ack{Node: s.Node(), JobID: string(r.JobID), Attempt: r.Attempt}
-		s.PostUserMessage(&g.acked)
+		s.Post(&g.acked)
 		return
 	}
 	b := g.batch(r.Shard)
@@ -411,10 +430,12 @@ func (g *Gate) Reregister(s *session.Session, a *protocol.Attributes) {
 func (g *Gate) Decoder() *protocol.Decoder { return g.door.loop.Decoder() }
 
 // NowMs implements session.Uplink.
-func (g *Gate) NowMs() int64 { return g.cfg.NowMs() }
-
-// Scratch implements session.Uplink.
-func (g *Gate) Scratch() *session.Scratch { return &g.scratch }
+func (g *Gate) NowMs() int64 {
+	if g.nowMs != 0 {
+		return g.nowMs
+	}
+	return g.cfg.NowMs()
+}
 
 // batch returns what is collected for a shard, and sees to it that it is sent when
 // the loop has worked off the reads at hand: the busier the loop, the larger the
@@ -444,6 +465,7 @@ func (g *Gate) flush() {
 		g.dirty = g.dirty[:i]
 		b := g.up[shard]
 		g.up[shard] = nil
+		g.cfg.Stats.Results.Add(uint64(len(b.Results))) // once: the event loops share the counter
 		if !g.cfg.Shards.Send(shard, b) {
 			g.cfg.Stats.Misrouted.Add(1)
 		}

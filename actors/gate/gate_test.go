@@ -37,7 +37,7 @@ func TestAJobThroughTheGate(t *testing.T) {
 		actors.Withdrawal{Node: "n", JobID: "x", Attempt: 1}, actors.Withdrawal{Node: "gone", JobID: "x", Attempt: 1})
 	b.Deliveries = append(b.Deliveries, actors.Delivery{Node: "n", JobID: "b", Kind: "ping", Attempt: 2})
 	h.send(b)
-	require.Equal(t, []string{"CANCEL b#1", "JOB c#1 ping", "ACK a#1"}, h.sent(c))
+	require.Equal(t, []string{"ACK a#1", "CANCEL b#1", "JOB c#1 ping"}, h.sent(c))
 	require.Equal(t, []string{"shard 0: sent c#1 of n", "shard 0: queued b#2 of n"}, h.told())
 
 	h.loop.do(func() { c.CloseSilently(protocol.ReasonBye) })
@@ -182,7 +182,7 @@ func TestProfilesAreSharedAndFreed(t *testing.T) {
 }
 
 // count returns how many different profiles there are.
-func count(p *profiles) (n int) {
+func count(p *Profiles) (n int) {
 	for _, s := range p.byHash {
 		for ; s != nil; s = s.next {
 			n++
@@ -192,7 +192,7 @@ func count(p *profiles) (n int) {
 }
 
 func TestProfilesThatDifferAreToldApart(t *testing.T) {
-	p := newProfiles()
+	p := NewProfiles()
 	all := []protocol.Attributes{{}, {Country: "A"}, {City: "A"}, {Platform: "A"}, {Tags: []string{"A"}}, {Kinds: []string{"A"}},
 		{Tags: []string{"A", "B"}}, {Tags: []string{"AB"}}, {Tags: []string{"A"}, Kinds: []string{"B"}}, {ASN: 1}, {ASN: 11},
 		{Tags: []string{"A\x00B"}}, {Tags: []string{"A", "", "B"}}, {City: "1:A"}, {Tags: []string{"", ""}}, {Tags: []string{""}}, {Kinds: []string{""}}}
@@ -216,7 +216,7 @@ func TestProfilesThatDifferAreToldApart(t *testing.T) {
 }
 
 func TestListsOfProfilesAreBounded(t *testing.T) {
-	p := newProfiles()
+	p := NewProfiles()
 	for i := range 2 * maxLists {
 		a := protocol.Attributes{Tags: []string{fmt.Sprint(i)}}
 		require.Equal(t, a.Tags, p.take(&a, "").Tags)
@@ -262,7 +262,8 @@ func TestMisroutedResults(t *testing.T) {
 	require.NoError(t, h.frame(c, nowhere))
 	require.NoError(t, h.frame(c, &protocol.Accepted{JobID: []byte("b"), Shard: 1 << 31, Attempt: 1}))
 	require.NoError(t, h.frame(c, &protocol.Progress{JobID: []byte("b"), Shard: 2, Attempt: 1}))
-	require.Equal(t, []string{"ACK b#1"}, h.sent(c))
+	require.NoError(t, h.frame(c, &protocol.Ping{Nonce: 7}))
+	require.Equal(t, []string{"ACK b#1", "PONG 7"}, h.sent(c))
 	require.Empty(t, h.told())
 	require.Equal(t, uint64(2), h.stats.Unexpected.Load())
 }

@@ -144,7 +144,11 @@ func (c *testConn) read(t protocol.Type, body []byte) string {
 	case protocol.TypeResultAck:
 		var m protocol.ResultAck
 		decode(&m)
-		return fmt.Sprintf("ACK %s#%d", m.Acks[0].JobID, m.Acks[0].Attempt)
+		line := "ACK"
+		for _, a := range m.Acks {
+			line += fmt.Sprintf(" %s#%d", a.JobID, a.Attempt)
+		}
+		return line
 	case protocol.TypePong:
 		var m protocol.Pong
 		decode(&m)

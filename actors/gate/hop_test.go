@@ -4,6 +4,7 @@ package gate
 
 import (
 	"errors"
+	"sync"
 	"testing"
 	"time"
 
@@ -45,12 +46,16 @@ func (c *plainConn) Context() any { return c.ctx }
 // turnLoop is an event loop that turns when it is told to.
 type turnLoop struct {
 	decoder *protocol.Decoder
+	mu      sync.Mutex // a gate's timer calls Execute too
 	fns     []func()
+	spare   []func()
 	over    bool
 }
 
 // Execute implements Loop.
 func (l *turnLoop) Execute(fn func()) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if l.over {
 		return errors.New("ended")
 	}
@@ -62,10 +67,28 @@ func (l *turnLoop) Execute(fn func()) error {
 func (l *turnLoop) Decoder() *protocol.Decoder { return l.decoder }
 
 func (l *turnLoop) turn() {
-	for i := 0; i < len(l.fns); i++ {
-		l.fns[i]()
+	for {
+		l.mu.Lock()
+		fns := l.fns
+		l.fns, l.spare = l.spare[:0], nil
+		l.mu.Unlock()
+		for i := range fns {
+			fns[i]()
+			fns[i] = nil
+		}
+		l.spare = fns[:0]
+		if len(fns) == 0 {
+			return
+		}
 	}
-	l.fns = l.fns[:0]
+}
+
+// end has Execute refuse.
+func (l *turnLoop) end() {
+	l.turn()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.over = true
 }
 
 // hop is what one job costs on an event loop: its delivery from a shard's batch to
@@ -81,8 +104,7 @@ func hop(t testing.TB, jobs int) func() {
 	pid := system.Root.Spawn(door.Props(actor.DefaultSupervisorStrategy()))
 	loop.turn()
 	t.Cleanup(func() {
-		loop.turn()
-		loop.over = true
+		loop.end()
 		require.NoError(t, system.Root.StopFuture(pid).Wait())
 		system.Shutdown()
 	})

@@ -3,16 +3,18 @@ package gate
 import (
 	"hash/maphash"
 	"slices"
+	"sync"
 	"unique"
 
 	"github.com/roost-server/roost/actors"
 	"github.com/roost-server/roost/protocol"
 )
 
-// profiles keeps one copy of each profile for as long as a session has it, and one of
-// each text and list within them: a fleet has far fewer of them than nodes. It
-// belongs to one event loop.
-type profiles struct {
+// Profiles keeps one copy of each profile for as long as a session has it, and one of
+// each text and list within them: a fleet has far fewer of them than nodes. The gates of
+// a member share it; any goroutine may use it.
+type Profiles struct {
+	mu     sync.Mutex // guards the rest
 	seed   maphash.Seed
 	byHash map[uint64]*sharedProfile
 	lists  map[string][]string
@@ -31,13 +33,16 @@ type sharedProfile struct {
 // learned anew.
 const maxLists = 4096
 
-func newProfiles() *profiles {
-	return &profiles{seed: maphash.MakeSeed(), byHash: map[uint64]*sharedProfile{}, lists: map[string][]string{}}
+// NewProfiles returns an empty store.
+func NewProfiles() *Profiles {
+	return &Profiles{seed: maphash.MakeSeed(), byHash: map[uint64]*sharedProfile{}, lists: map[string][]string{}}
 }
 
 // take returns the shared profile that equals the one described.
-func (p *profiles) take(a *protocol.Attributes, agent string) *actors.Profile {
+func (p *Profiles) take(a *protocol.Attributes, agent string) *actors.Profile {
 	want := actors.Profile{Attributes: *a, Agent: agent}
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	h := p.hash(&want)
 	for s := p.byHash[h]; s != nil; s = s.next {
 		if equal(&s.profile, &want) {
@@ -57,7 +62,9 @@ func (p *profiles) take(a *protocol.Attributes, agent string) *actors.Profile {
 }
 
 // drop gives back what take returned.
-func (p *profiles) drop(profile *actors.Profile) {
+func (p *Profiles) drop(profile *actors.Profile) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	h := p.hash(profile)
 	var before *sharedProfile
 	for s := p.byHash[h]; s != nil; before, s = s, s.next {
@@ -79,7 +86,7 @@ func (p *profiles) drop(profile *actors.Profile) {
 	}
 }
 
-func (p *profiles) hash(x *actors.Profile) uint64 {
+func (p *Profiles) hash(x *actors.Profile) uint64 {
 	b := append(p.key[:0], x.Country...)
 	b = append(append(b, 0), x.City...)
 	b = append(b, 0, byte(x.ASN), byte(x.ASN>>8), byte(x.ASN>>16), byte(x.ASN>>24))
@@ -105,7 +112,7 @@ func equal(x, y *actors.Profile) bool {
 func intern(s string) string { return unique.Make(s).Value() }
 
 // list returns one copy of equal lists.
-func (p *profiles) list(l []string) []string {
+func (p *Profiles) list(l []string) []string {
 	if len(l) == 0 {
 		return nil
 	}

@@ -6,6 +6,7 @@
 package session
 
 import (
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -36,45 +37,65 @@ type Uplink interface {
 	Notice(shard uint32, n actors.Notice)
 	Reregister(s *Session, a *protocol.Attributes)
 	Decoder() *protocol.Decoder
-	Scratch() *Scratch
 	NowMs() int64
+	// AcksHeld says that acknowledgements wait, and none did before: Loop.SendAcks has to be
+	// called in AckDelayMs.
+	AcksHeld()
 	// Overstayed counts a session that is closed since its node did not leave in time.
 	Overstayed()
 }
 
-// Scratch is what the sessions of one event loop share, since only one of them runs
-// at a time.
-type Scratch struct {
+// Loop is what the sessions of one event loop share, since only one of them runs at a
+// time. It belongs to their gate.
+type Loop struct {
+	up      Uplink
+	system  *actor.ActorSystem
+	gate    *actor.PID
+	named   uint32 // numbers the sessions, for their ids
 	effects Effects
 	result  protocol.Result
 	job     protocol.Job
 	ack     protocol.ResultAck
-	ack1    [1]protocol.Ack
-	id      []byte
+	held    holdings
 }
 
-// Session is the actor; it is also its own mailbox, which invokes the actor at once
-// on the goroutine that posts.
+// NewLoop returns what the sessions of a gate share.
+func NewLoop(up Uplink, system *actor.ActorSystem, gate *actor.PID) *Loop {
+	return &Loop{up: up, system: system, gate: gate}
+}
+
+// Session is the actor, reduced to what an idle node needs: it is its own process in protoactor's
+// registry, without a context and a mailbox, and runs at once on the goroutine that posts. The
+// gate supervises it as a child, by protoactor's messages; it cannot be watched.
+//
+// There are hundreds of thousands of these: 80 bytes.
 type Session struct {
 	core    Core
 	conn    Conn
-	uplink  Uplink
-	invoker actor.MessageInvoker
-	pid     *actor.PID
+	loop    *Loop
 	Profile *actors.Profile // shared; the gate replaces it on ATTRIBUTES
 	Home    uint32          // the shard that holds this node in its directory
 	leaveBy uint32          // Unix seconds by which the node has to have left; 0: was not told to
-	ended   bool
-	failed  bool
-	stopped bool
 }
 
-// New makes a session that is not an actor yet: the gate spawns it.
-func New(node string, incarnation uint64, home, credit uint32, profile *actors.Profile, conn Conn, up Uplink) *Session {
-	return &Session{
-		core: Core{node: node, incarnation: incarnation, credit: max(1, credit)},
-		conn: conn, uplink: up, Profile: profile, Home: home,
+// state is how far a session has come to its end.
+type state uint8
+
+const (
+	ended   state = 1 << iota // the shards know of it
+	failed                    // the supervisor is about to stop it
+	stopped                   // it takes no more messages
+)
+
+// New makes a session and enters it into the registry of actors.
+func New(node string, incarnation uint64, home, credit uint32, profile *actors.Profile, conn Conn, l *Loop) *Session {
+	l.named++
+	s := &Session{
+		core: Core{node: node, incarnation: incarnation, credit: uint16(min(max(1, credit), protocol.MaxCredit)), number: l.named},
+		conn: conn, loop: l, Profile: profile, Home: home,
 	}
+	l.system.ProcessRegistry.Add(s, s.id())
+	return s
 }
 
 // Node returns the node's id.
@@ -83,14 +104,22 @@ func (s *Session) Node() string { return s.core.node }
 // Incarnation returns the session's number among those of its node.
 func (s *Session) Incarnation() uint64 { return s.core.incarnation }
 
-// PID returns the actor's id, nil before it was spawned.
-func (s *Session) PID() *actor.PID { return s.pid }
+// id is below that of the gate, as protoactor names children.
+func (s *Session) id() string {
+	return s.loop.gate.Id + "/$" + strconv.FormatUint(uint64(s.core.number), 36)
+}
+
+// PID returns a new copy of the actor's id: there is none at rest.
+func (s *Session) PID() *actor.PID { return actor.NewPID(s.loop.gate.Address, s.id()) }
 
 // Stopped reports whether the actor has stopped or, having failed, is about to be.
-func (s *Session) Stopped() bool { return s.stopped || s.failed }
+func (s *Session) Stopped() bool { return s.core.state&(stopped|failed) != 0 }
 
-// Conn returns the session's connection.
-func (s *Session) Conn() Conn { return s.conn }
+// Close closes the session's connection, after what waits for the node.
+func (s *Session) Close(reason protocol.Reason, message string, retryAfter time.Duration) {
+	s.sendAcks()
+	s.conn.Close(reason, message, retryAfter)
+}
 
 // Load returns how many jobs the node has and how many wait for it.
 func (s *Session) Load() (inFlight, queued int) { return s.core.InFlight(), s.core.Queued() }
@@ -99,7 +128,7 @@ func (s *Session) Load() (inFlight, queued int) { return s.core.InFlight(), s.co
 // has them by their numbers. It is called on the event loop.
 func (s *Session) Tell(due []bool) {
 	s.core.Has(due, func(shard uint32, jobID string, attempt uint32) {
-		s.uplink.Notice(shard, actors.Notice{Kind: actors.Running, Node: s.core.node, JobID: jobID,
+		s.loop.up.Notice(shard, actors.Notice{Kind: actors.Running, Node: s.core.node, JobID: jobID,
 			Attempt: attempt, Incarnation: s.core.incarnation})
 	})
 }
@@ -116,17 +145,14 @@ type (
 	Deliver struct{ Delivery *actors.Delivery }
 	// Withdraw takes a delivery back.
 	Withdraw struct{ Withdrawal *actors.Withdrawal }
-	// Acked passes on that a result is recorded.
-	Acked struct{ Ack *actors.Ack }
 	// Resume tells what the node said in HELLO that it runs.
 	Resume struct{ Running []protocol.Ref }
 	// Closed says that the connection is gone.
 	Closed struct{}
 )
 
-// Receive implements actor.Actor.
-func (s *Session) Receive(ctx actor.Context) {
-	switch m := ctx.Message().(type) {
+func (s *Session) receive(m any) {
+	switch m := m.(type) {
 	case *Frame:
 		m.Err = s.frame(m.Type, m.Body)
 		if s.leaveBy != 0 && m.Err == nil {
@@ -134,38 +160,40 @@ func (s *Session) Receive(ctx actor.Context) {
 		}
 	case *Deliver:
 		eff := s.begin()
-		s.core.Deliver(s.uplink.NowMs(), *m.Delivery, eff)
+		s.core.Deliver(s.loop.up.NowMs(), m.Delivery, eff)
 		s.apply(eff)
 	case *Acked:
 		s.acked(m.Ack)
+	case flushAcks:
+		s.sendAcks()
 	case *Withdraw:
 		s.withdraw(m.Withdrawal)
 	case *Resume:
 		for i := range m.Running {
 			r := &m.Running[i]
-			s.core.Resume(r.JobID, r.Shard, r.Attempt)
+			s.core.Resume(r.JobID, r.Shard, r.Attempt, &s.loop.effects)
 		}
 	case *Leave:
 		s.leave(m)
 	case *Closed:
 		s.end()
-	case *actor.Started:
-		s.pid = ctx.Self()
-	case *actor.Stopping:
-		s.stopping()
 	}
 }
 
 func (s *Session) frame(t protocol.Type, body []byte) error {
-	sc, dec := s.uplink.Scratch(), s.uplink.Decoder()
+	sc, dec := s.loop, s.loop.up.Decoder()
 	switch t {
 	case protocol.TypeResult:
 		if err := dec.Decode(body, &sc.result); err != nil {
 			return err
 		}
 		eff := s.begin()
-		expected := s.core.Answered(s.uplink.NowMs(), sc.result.JobID, eff)
-		s.uplink.Result(s, &sc.result, expected)
+		nowMs := int64(0) // matters only to those that wait
+		if s.core.Queued() > 0 {
+			nowMs = s.loop.up.NowMs()
+		}
+		expected := s.core.Answered(nowMs, sc.result.JobID, eff)
+		s.loop.up.Result(s, &sc.result, expected)
 		s.apply(eff)
 	case protocol.TypePing:
 		var m protocol.Ping
@@ -174,9 +202,10 @@ func (s *Session) frame(t protocol.Type, body []byte) error {
 		}
 		if s.core.Queued() > 0 {
 			eff := s.begin()
-			s.core.Overdue(s.uplink.NowMs(), eff)
+			s.core.Overdue(s.loop.up.NowMs(), eff)
 			s.apply(eff)
 		}
+		s.sendAcks()
 		return s.conn.Append(&protocol.Pong{Nonce: m.Nonce})
 	case protocol.TypePong:
 	case protocol.TypeAccepted:
@@ -190,7 +219,7 @@ func (s *Session) frame(t protocol.Type, body []byte) error {
 		if err := dec.Decode(body, &m); err != nil {
 			return err
 		}
-		s.uplink.Progress(s, &m)
+		s.loop.up.Progress(s, &m)
 	default:
 		return s.control(t, body, dec)
 	}
@@ -202,10 +231,10 @@ func (s *Session) frame(t protocol.Type, body []byte) error {
 func (s *Session) accepted(m *protocol.Accepted) {
 	n := actors.Notice{Kind: actors.Accepted, Node: s.core.node, JobID: string(m.JobID),
 		Attempt: m.Attempt, Incarnation: s.core.incarnation}
-	if s.core.Resume(n.JobID, m.Shard, m.Attempt) {
+	if s.core.Resume(n.JobID, m.Shard, m.Attempt, &s.loop.effects) {
 		n.Kind = actors.Running
 	}
-	s.uplink.Notice(m.Shard, n)
+	s.loop.up.Notice(m.Shard, n)
 }
 
 // control handles the frames that change the session itself.
@@ -217,19 +246,23 @@ func (s *Session) control(t protocol.Type, body []byte, dec *protocol.Decoder) e
 			return err
 		}
 		eff := s.begin()
-		s.core.SetCredit(s.uplink.NowMs(), m.Credit, eff)
+		s.core.SetCredit(s.loop.up.NowMs(), m.Credit, eff)
 		s.apply(eff)
+		if m.Credit == 0 {
+			s.sendAcks()
+		}
 	case protocol.TypeAttributes:
 		var m protocol.AttributesUpdate
 		if err := dec.Decode(body, &m); err != nil {
 			return err
 		}
-		s.uplink.Reregister(s, &m.Attributes)
+		s.loop.up.Reregister(s, &m.Attributes)
 	case protocol.TypeClose:
 		var m protocol.Close
 		if err := dec.Decode(body, &m); err != nil {
 			return err
 		}
+		s.sendAcks()
 		s.conn.CloseSilently(m.Reason)
 	case protocol.TypeHello, protocol.TypeProof, protocol.TypeChallenge, protocol.TypeWelcome, protocol.TypeJob,
 		protocol.TypeResultAck, protocol.TypeCancel, protocol.TypeGoAway:
@@ -238,24 +271,16 @@ func (s *Session) control(t protocol.Type, body []byte, dec *protocol.Decoder) e
 	return nil // types of a later version are skipped
 }
 
-func (s *Session) acked(a *actors.Ack) {
-	sc := s.uplink.Scratch()
-	sc.id = append(sc.id[:0], a.JobID...)
-	sc.ack1[0] = protocol.Ack{JobID: sc.id, Attempt: a.Attempt}
-	sc.ack.Acks = sc.ack1[:]
-	s.append(&sc.ack)
-}
-
 func (s *Session) withdraw(w *actors.Withdrawal) {
 	eff := s.begin()
-	if s.core.Withdraw(s.uplink.NowMs(), w.JobID, w.Attempt, eff) {
+	if s.core.Withdraw(s.loop.up.NowMs(), w.JobID, w.Attempt, eff) {
 		s.append(&protocol.Cancel{JobID: []byte(w.JobID), Attempt: w.Attempt, Reason: w.Reason})
 	}
 	s.apply(eff)
 }
 
 func (s *Session) begin() *Effects {
-	eff := &s.uplink.Scratch().effects
+	eff := &s.loop.effects
 	eff.Reset()
 	return eff
 }
@@ -271,12 +296,12 @@ func (s *Session) apply(eff *Effects) {
 		s.send(&eff.Jobs[i])
 	}
 	for i := 0; i < len(eff.Notices); i++ {
-		s.uplink.Notice(eff.Notices[i].Shard, eff.Notices[i].Notice)
+		s.loop.up.Notice(eff.Notices[i].Shard, eff.Notices[i].Notice)
 	}
 }
 
 func (s *Session) send(d *actors.Delivery) {
-	m := &s.uplink.Scratch().job
+	m := &s.loop.job
 	m.JobID = append(m.JobID[:0], d.JobID...)
 	m.Kind = append(m.Kind[:0], d.Kind...)
 	m.Shard, m.Attempt, m.TimeoutMs, m.Priority, m.Args = d.Shard, d.Attempt, d.TimeoutMs, d.Priority, d.Args
@@ -286,73 +311,82 @@ func (s *Session) send(d *actors.Delivery) {
 
 // append sends a message of our own making, whose limits the shard has checked.
 func (s *Session) append(m protocol.Message) {
-	if err := s.conn.Append(m); err != nil {
+	s.sendAcks()
+	s.check(s.conn.Append(m))
+}
+
+func (s *Session) check(err error) {
+	if err != nil {
 		s.conn.Close(protocol.ReasonInternal, err.Error(), 0)
 	}
 }
 
 // end tells the shards once what the node's departure means for them.
 func (s *Session) end() {
-	if s.ended {
+	if s.core.state&ended != 0 {
 		return
 	}
-	s.ended = true
+	s.core.state |= ended
+	s.dropAcks()
 	eff := s.begin()
 	s.core.End(eff)
 	s.apply(eff)
 }
 
-func (s *Session) stopping() {
-	s.stopped = true
-	if s.failed {
+// Post has the session take a message, at once, on the caller's goroutine, which has to be
+// the event loop's. A panic is given to the supervisor instead of the caller.
+func (s *Session) Post(m any) {
+	if s.core.state&(failed|stopped) != 0 {
+		return // the supervisor is about to stop it
+	}
+	defer s.rescue(m)
+	s.receive(m)
+}
+
+// End stops the session, as its supervisor does; a second call does nothing.
+func (s *Session) End() {
+	if s.core.state&stopped != 0 {
+		return
+	}
+	s.core.state |= stopped
+	s.loop.system.ProcessRegistry.Remove(s.PID())
+	defer s.rescue(nil)
+	if s.core.state&failed != 0 {
 		s.conn.Close(protocol.ReasonInternal, "the session failed; it is safe to come back", 0)
-	} else if !s.ended {
-		s.conn.Close(protocol.ReasonShutdown, "the member ends the session; it is safe to come back", 0)
+	} else if s.core.state&ended == 0 {
+		s.Close(protocol.ReasonShutdown, "the member ends the session; it is safe to come back", 0)
 	}
 	s.end()
 }
 
-// PostUserMessage implements actor.Mailbox: it runs the actor at once, on the
-// caller's goroutine, which has to be the event loop's. A panic is given to the
-// supervisor instead of the caller.
-func (s *Session) PostUserMessage(m any) {
-	if s.failed {
-		return // the supervisor is about to stop it
-	}
-	defer s.rescue(m)
-	s.invoker.InvokeUserMessage(m)
-}
-
-// PostSystemMessage implements actor.Mailbox, as PostUserMessage does. A failed
-// session is only ever stopped, so suspension needs no queue.
-func (s *Session) PostSystemMessage(m any) {
-	switch m.(type) {
-	case *actor.SuspendMailbox, *actor.ResumeMailbox:
+// rescue gives a panic to the gate's supervision. It is deferred.
+func (s *Session) rescue(m any) {
+	r := recover()
+	if r == nil {
 		return
 	}
-	defer s.rescue(m)
-	s.invoker.InvokeSystemMessage(m)
-}
-
-func (s *Session) rescue(m any) {
-	if r := recover(); r != nil {
-		s.failed = true
-		s.invoker.EscalateFailure(r, m)
+	s.core.state |= failed
+	if p, ok := s.loop.system.ProcessRegistry.Get(s.loop.gate); ok {
+		p.SendSystemMessage(s.loop.gate, &actor.Failure{Who: s.PID(), Reason: r, Message: m,
+			RestartStats: actor.NewRestartStatistics()})
 	}
 }
 
-// RegisterHandlers implements actor.Mailbox.
-func (s *Session) RegisterHandlers(invoker actor.MessageInvoker, _ actor.Dispatcher) {
-	s.invoker = invoker
+// SendUserMessage implements actor.Process, for the event loop alone.
+func (s *Session) SendUserMessage(_ *actor.PID, m any) { s.Post(m) }
+
+// SendSystemMessage implements actor.Process. A failed session is only ever stopped, so
+// suspension needs no queue.
+func (s *Session) SendSystemMessage(_ *actor.PID, m any) {
+	if _, ok := m.(*actor.Stop); ok {
+		s.End()
+	}
 }
 
-// Start implements actor.Mailbox.
-func (s *Session) Start() {}
+// Stop implements actor.Process, for the event loop alone.
+func (s *Session) Stop(*actor.PID) { s.End() }
 
-// UserMessageCount implements actor.Mailbox; nothing ever waits.
-func (s *Session) UserMessageCount() int { return 0 }
-
-var _ actor.Mailbox = (*Session)(nil)
+var _ actor.Process = (*Session)(nil)
 
 // incarnations makes the numbers of sessions.
 var incarnations atomic.Uint64

@@ -22,6 +22,7 @@ type Effects struct {
 	Cancels []actors.Withdrawal // to be told to the node; first, as they make room
 	Jobs    []actors.Delivery   // to be sent to the node
 	Notices []ShardNotice       // to be told to shards
+	desks   desks
 }
 
 // ShardNotice is a notice and the shard that it is for.
@@ -55,43 +56,51 @@ type inflight struct {
 type Core struct {
 	node        string
 	incarnation uint64
-	credit      uint32
-	inflight    []inflight
-	queue       []actors.Delivery // by priority, then by arrival
+	*desk              // nil while there is nothing to keep
+	credit      uint16 // at most protocol.MaxCredit
+	// Of the session; they stand here for the sake of its size.
+	state  state
+	number uint32 // of its id
 }
 
 // Deliver takes one delivery for the node.
-func (c *Core) Deliver(nowMs int64, d actors.Delivery, eff *Effects) {
+func (c *Core) Deliver(nowMs int64, d *actors.Delivery, eff *Effects) {
+	c.open(eff)
+	c.deliver(nowMs, d, eff)
+	c.close(eff)
+}
+
+func (c *Core) deliver(nowMs int64, d *actors.Delivery, eff *Effects) {
 	if i := c.find(d.JobID); i >= 0 {
 		// A restarted shard sends again what the node may already have: the node
 		// sorts out duplicates, the credit is counted once.
 		c.inflight[i].attempt, c.inflight[i].shard = d.Attempt, d.Shard
-		c.inflight[i].untilMs = until(nowMs, &d)
-		eff.Jobs = append(eff.Jobs, d)
+		c.inflight[i].untilMs = until(nowMs, d)
+		eff.Jobs = append(eff.Jobs, *d)
 		return
 	}
 	if i := c.findQueued(d.JobID); i >= 0 {
-		c.queue[i] = d
-		c.notice(eff, actors.Queued, &d)
+		c.queue[i] = *d
+		c.notice(eff, actors.Queued, d)
 		return
 	}
-	if uint32(len(c.inflight)) >= c.credit {
-		c.Overdue(nowMs, eff)
+	if len(c.inflight) >= int(c.credit) {
+		c.overdue(nowMs, eff)
 	}
-	if uint32(len(c.inflight)) < c.credit {
+	if len(c.inflight) < int(c.credit) {
 		c.send(nowMs, d, eff)
 		return
 	}
 	if len(c.queue) >= MaxQueued {
-		c.notice(eff, actors.Busy, &d)
+		c.notice(eff, actors.Busy, d)
 		return
 	}
 	at := len(c.queue)
 	for at > 0 && c.queue[at-1].Priority < d.Priority {
 		at--
 	}
-	c.queue = slices.Insert(c.queue, at, d)
-	c.notice(eff, actors.Queued, &d)
+	c.queue = slices.Insert(c.queue, at, *d)
+	c.notice(eff, actors.Queued, d)
 }
 
 func until(nowMs int64, d *actors.Delivery) int64 { return nowMs + int64(d.TimeoutMs) + overdueMs }
@@ -99,6 +108,13 @@ func until(nowMs int64, d *actors.Delivery) int64 { return nowMs + int64(d.Timeo
 // Overdue forgets jobs that the node should have answered long ago, and has it forget
 // them too, when others wait for the room.
 func (c *Core) Overdue(nowMs int64, eff *Effects) {
+	if c.desk != nil {
+		c.overdue(nowMs, eff)
+		c.close(eff)
+	}
+}
+
+func (c *Core) overdue(nowMs int64, eff *Effects) {
 	for i := len(c.inflight) - 1; i >= 0; i-- {
 		if f := &c.inflight[i]; f.untilMs != 0 && f.untilMs <= nowMs {
 			eff.Cancels = append(eff.Cancels, actors.Withdrawal{JobID: f.jobID, Attempt: f.attempt, Reason: "long overdue"})
@@ -111,10 +127,14 @@ func (c *Core) Overdue(nowMs int64, eff *Effects) {
 // Answered notes that the node sent a result; it reports whether the job was in
 // flight here. A result that was not may be one held from an earlier session.
 func (c *Core) Answered(nowMs int64, jobID []byte, eff *Effects) bool {
+	if c.desk == nil {
+		return false
+	}
 	for i := range c.inflight {
 		if c.inflight[i].jobID == string(jobID) {
 			c.drop(i)
 			c.release(nowMs, eff)
+			c.close(eff)
 			return true
 		}
 	}
@@ -124,13 +144,18 @@ func (c *Core) Answered(nowMs int64, jobID []byte, eff *Effects) bool {
 // Withdraw forgets a delivery. It reports whether the node has it, and so has to be
 // told to cancel.
 func (c *Core) Withdraw(nowMs int64, jobID string, attempt uint32, eff *Effects) bool {
+	if c.desk == nil {
+		return false
+	}
 	if i := c.findQueued(jobID); i >= 0 && c.queue[i].Attempt <= attempt {
 		c.queue = slices.Delete(c.queue, i, i+1)
+		c.close(eff)
 		return false
 	}
 	if i := c.find(jobID); i >= 0 && c.inflight[i].attempt <= attempt {
 		c.drop(i)
 		c.release(nowMs, eff)
+		c.close(eff)
 		return true
 	}
 	return false
@@ -139,22 +164,29 @@ func (c *Core) Withdraw(nowMs int64, jobID string, attempt uint32, eff *Effects)
 // Resume notes a job that the node runs from an earlier session, for how long is not
 // known: the node reports its end. It reports false
 // when the session has the job already, or as many as any node may have at once.
-func (c *Core) Resume(jobID string, shard, attempt uint32) bool {
-	if c.find(jobID) >= 0 || len(c.inflight) >= protocol.MaxCredit {
+func (c *Core) Resume(jobID string, shard, attempt uint32, eff *Effects) bool {
+	if c.InFlight() >= protocol.MaxCredit || c.desk != nil && c.find(jobID) >= 0 {
 		return false
 	}
+	c.open(eff)
 	c.inflight = append(c.inflight, inflight{jobID: jobID, shard: shard, attempt: attempt})
 	return true
 }
 
 // SetCredit changes how many jobs the node takes at once.
 func (c *Core) SetCredit(nowMs int64, credit uint32, eff *Effects) {
-	c.credit = credit
-	c.release(nowMs, eff)
+	c.credit = uint16(min(credit, protocol.MaxCredit))
+	if c.desk != nil {
+		c.release(nowMs, eff)
+		c.close(eff)
+	}
 }
 
 // End reports everything that was in flight or queued as lost or undelivered.
 func (c *Core) End(eff *Effects) {
+	if c.desk == nil {
+		return
+	}
 	for _, f := range c.inflight {
 		eff.Notices = append(eff.Notices, ShardNotice{f.shard, actors.Notice{
 			Kind: actors.Lost, Node: c.node, JobID: f.jobID, Attempt: f.attempt, Incarnation: c.incarnation}})
@@ -162,12 +194,14 @@ func (c *Core) End(eff *Effects) {
 	for i := range c.queue {
 		c.notice(eff, actors.Undelivered, &c.queue[i])
 	}
-	c.inflight, c.queue = nil, nil
+	clear(c.inflight)
+	c.inflight, c.queue = c.inflight[:0], nil
+	c.close(eff)
 }
 
 // Has calls fn for each job that the node has of some shards, which due has by their numbers.
 func (c *Core) Has(due []bool, fn func(shard uint32, jobID string, attempt uint32)) {
-	for i := range c.inflight {
+	for i := range c.InFlight() {
 		if f := &c.inflight[i]; f.shard < uint32(len(due)) && due[f.shard] {
 			fn(f.shard, f.jobID, f.attempt)
 		}
@@ -175,22 +209,32 @@ func (c *Core) Has(due []bool, fn func(shard uint32, jobID string, attempt uint3
 }
 
 // InFlight returns how many jobs the node has, and Queued how many wait for it.
-func (c *Core) InFlight() int { return len(c.inflight) }
+func (c *Core) InFlight() int {
+	if c.desk == nil {
+		return 0
+	}
+	return len(c.inflight)
+}
 
 // Queued returns how many deliveries wait for the node's credit.
-func (c *Core) Queued() int { return len(c.queue) }
+func (c *Core) Queued() int {
+	if c.desk == nil {
+		return 0
+	}
+	return len(c.queue)
+}
 
-func (c *Core) send(nowMs int64, d actors.Delivery, eff *Effects) {
-	c.inflight = append(c.inflight, inflight{jobID: d.JobID, untilMs: until(nowMs, &d), shard: d.Shard, attempt: d.Attempt})
-	eff.Jobs = append(eff.Jobs, d)
+func (c *Core) send(nowMs int64, d *actors.Delivery, eff *Effects) {
+	c.inflight = append(c.inflight, inflight{jobID: d.JobID, untilMs: until(nowMs, d), shard: d.Shard, attempt: d.Attempt})
+	eff.Jobs = append(eff.Jobs, *d)
 }
 
 // release sends what waits, as far as the credit goes.
 func (c *Core) release(nowMs int64, eff *Effects) {
-	for len(c.queue) > 0 && uint32(len(c.inflight)) < c.credit {
+	for len(c.queue) > 0 && len(c.inflight) < int(c.credit) {
 		d := c.queue[0]
 		c.queue = slices.Delete(c.queue, 0, 1)
-		c.send(nowMs, d, eff)
+		c.send(nowMs, &d, eff)
 		c.notice(eff, actors.Sent, &d)
 	}
 	if len(c.queue) == 0 {
@@ -203,9 +247,6 @@ func (c *Core) drop(i int) {
 	c.inflight[i] = c.inflight[last]
 	c.inflight[last] = inflight{}
 	c.inflight = c.inflight[:last]
-	if last == 0 && cap(c.inflight) > 4 {
-		c.inflight = nil // a burst is over: an idle node holds no memory for it
-	}
 }
 
 func (c *Core) find(jobID string) int {

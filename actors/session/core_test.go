@@ -14,8 +14,8 @@ import (
 // t0 is a time.
 const t0 = int64(1_700_000_000_000)
 
-func delivery(job string, attempt uint32, priority uint8) actors.Delivery {
-	return actors.Delivery{Node: "n", JobID: job, Kind: "ping", Shard: 7, Attempt: attempt, Priority: priority}
+func delivery(job string, attempt uint32, priority uint8) *actors.Delivery {
+	return &actors.Delivery{Node: "n", JobID: job, Kind: "ping", Shard: 7, Attempt: attempt, Priority: priority}
 }
 
 // told renders effects: jobs as job#attempt, notices as kind job#attempt.
@@ -36,7 +36,7 @@ func told(e *Effects) []string {
 func TestCreditAndPriorities(t *testing.T) {
 	c := &Core{node: "n", incarnation: 5, credit: 2}
 	var e Effects
-	for _, d := range []actors.Delivery{delivery("a", 1, 0), delivery("b", 1, 9), delivery("c", 1, 0), delivery("d", 2, 5), delivery("e", 1, 5)} {
+	for _, d := range []*actors.Delivery{delivery("a", 1, 0), delivery("b", 1, 9), delivery("c", 1, 0), delivery("d", 2, 5), delivery("e", 1, 5)} {
 		c.Deliver(t0, d, &e)
 	}
 	require.Equal(t, []string{"a#1", "b#1", "queued c#1", "queued d#2", "queued e#1"}, told(&e))
@@ -106,9 +106,9 @@ func TestWithdraw(t *testing.T) {
 func TestResume(t *testing.T) {
 	c := &Core{node: "n", incarnation: 9, credit: 1}
 	var e Effects
-	c.Resume("a", 3, 2)
-	c.Resume("a", 3, 2)
-	c.Resume("b", 4, 1)
+	c.Resume("a", 3, 2, &e)
+	c.Resume("a", 3, 2, &e)
+	c.Resume("b", 4, 1, &e)
 	require.Equal(t, 2, c.InFlight())
 	c.Deliver(t0, delivery("c", 1, 0), &e)
 	require.Equal(t, []string{"queued c#1"}, told(&e), "what it runs counts")
@@ -140,8 +140,7 @@ func TestAnIdleCoreHoldsNoMemory(t *testing.T) {
 	for i := range 200 {
 		require.True(t, c.Answered(t0, fmt.Append(nil, i), &e))
 	}
-	require.Nil(t, c.inflight)
-	require.Nil(t, c.queue)
+	require.Nil(t, c.desk)
 }
 
 // TestCoreAgainstModel compares the core with lists that are searched anew each time.
@@ -153,7 +152,7 @@ func TestCoreAgainstModel(t *testing.T) {
 			priority uint8
 		}
 		credit := rapid.IntRange(0, 3).Draw(t, "credit")
-		c := &Core{node: "n", credit: uint32(credit)}
+		c := &Core{node: "n", credit: uint16(credit)}
 		var has, waits []item
 		var e Effects
 		find := func(in []item, job string) int {
@@ -240,7 +239,7 @@ func TestWhatIsLongOverdueMakesRoom(t *testing.T) {
 	d := delivery("a", 1, 0)
 	d.TimeoutMs = 1000
 	c.Deliver(t0, d, &e)
-	c.Resume("run before", 3, 1)
+	c.Resume("run before", 3, 1, &e)
 	c.Deliver(t0, delivery("b", 1, 0), &e)
 	e.Reset()
 	late := t0 + 1000 + overdueMs

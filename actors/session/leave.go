@@ -13,7 +13,11 @@ type Leave struct {
 func (s *Session) Leaving() bool { return s.leaveBy != 0 }
 
 func (s *Session) leave(m *Leave) {
-	if s.leaveBy != 0 || s.ended || s.conn.Append(m.GoAway) != nil {
+	if s.leaveBy != 0 || s.core.state&ended != 0 {
+		return
+	}
+	s.sendAcks()
+	if s.conn.Append(m.GoAway) != nil {
 		return // a connection that takes nothing is about to end
 	}
 	s.leaveBy = uint32(m.UntilMs/1000 + 1)
@@ -23,9 +27,9 @@ func (s *Session) leave(m *Leave) {
 // overstay closes the session of a node that was told to leave and has not. It is looked
 // at when the node says something: one that says nothing is closed for that.
 func (s *Session) overstay() {
-	if s.uplink.NowMs()/1000 < int64(s.leaveBy) {
+	if s.loop.up.NowMs()/1000 < int64(s.leaveBy) {
 		return
 	}
-	s.uplink.Overstayed()
-	s.conn.Close(protocol.ReasonDrain, "the node was asked to leave and has not", 0)
+	s.loop.up.Overstayed()
+	s.Close(protocol.ReasonDrain, "the node was asked to leave and has not", 0)
 }

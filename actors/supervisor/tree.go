@@ -47,6 +47,7 @@ type Tree struct {
 	gates    *actor.PID
 	services *actor.PID
 	gateless chan struct{} // closed when the gates have been stopped
+	runners  *runners
 }
 
 // ErrStopped is what AddGate returns when the gates were stopped.
@@ -54,7 +55,7 @@ var ErrStopped = errors.New("the gates were stopped")
 
 // NewTree starts the tree with its supervisors and no leaves.
 func NewTree(cfg Config) (*Tree, error) {
-	t := &Tree{cfg: cfg, gateless: make(chan struct{})}
+	t := &Tree{cfg: cfg, gateless: make(chan struct{}), runners: newRunners()}
 	log := cfg.Log.Named("actors")
 	t.failures = &failures{counts: map[string]int{}, report: func(f Failure) {
 		log.Error("actor failed", zap.String("actor", f.Actor), zap.String("action", f.Action),
@@ -83,6 +84,7 @@ func NewTree(cfg Config) (*Tree, error) {
 		actor.WithSupervisor(top), actor.WithGuardian(top))
 	var err error
 	if t.member, err = t.system.Root.SpawnNamed(props, "member"); err != nil {
+		t.runners.stop()
 		return nil, fmt.Errorf("start the supervision tree: %w", err)
 	}
 	ready := make(chan *member, 1)
@@ -151,7 +153,7 @@ func (t *Tree) AddShard(partition uint32, make func(restarted bool) actor.Actor)
 		a := make(!first)
 		first = false
 		return a
-	})
+	}, actor.WithDispatcher(t.runners))
 	return t.ask(t.shards, &spawn{name: shardName(partition), props: props,
 		spawned: func(pid *actor.PID) { t.router.shards[partition].Store(pid) }})
 }
@@ -228,6 +230,7 @@ func (t *Tree) StopServices() error { return t.stop(t.services) }
 func (t *Tree) Stop() error {
 	err := t.stop(t.member)
 	t.system.Shutdown()
+	t.runners.stop()
 	return err
 }
 

@@ -238,7 +238,9 @@ func (c *socket) Append(m protocol.Message) error {
 			return err
 		}
 		c.n.mu.Lock()
-		delete(c.n.held, string(a.Acks[0].JobID))
+		for i := range a.Acks {
+			delete(c.n.held, string(a.Acks[i].JobID))
+		}
 		c.n.mu.Unlock()
 	case protocol.TypeCancel:
 		var x protocol.Cancel

@@ -94,7 +94,7 @@ func (m *Member) start(ctx context.Context) error {
 	}
 	gates := &gate.Config{
 		Member: m.cfg.Name, Partitions: uint32(m.info.Partitions), Heartbeat: m.cfg.Heartbeat, AcceptAfter: m.cfg.AcceptAfter,
-		Authenticate: authenticator(m.cfg.NodeToken), Shards: m.source.parking, NowMs: nowMs, Stats: m.gateStats,
+		Authenticate: authenticator(m.cfg.NodeToken), Shards: m.source.parking, NowMs: nowMs, Stats: m.gateStats, Profiles: gate.NewProfiles(),
 	}
 	m.sockets = &sockets{cfg: gates, tree: m.tree, log: m.log.Named("session")}
 	m.server, err = tcp.Start(ctx, m.cfg.Nodes, m.sockets, m.log.Named("tcp"))
