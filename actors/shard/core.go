@@ -52,7 +52,7 @@ func NewCore(cfg Config, shards func() []uint32) *Core {
 	cfg.MaxLocateMs = max(cfg.MaxLocateMs, cfg.LocateMs)
 	return &Core{
 		cfg: cfg, shards: shards, pending: newPending(), away: newCrowd(), afar: newCrowd(),
-		dir: directory.New(), recent: newRecent(), early: newEarly(), books: newBooks(), rebuild: newRebuild(),
+		dir: directory.New(), early: newEarly(), books: newBooks(), rebuild: newRebuild(),
 	}
 }
 

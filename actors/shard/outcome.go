@@ -143,9 +143,9 @@ func (c *Core) committed(a *assignment, value []byte) {
 		j.extra.keep(value, &c.pending)
 		return
 	}
-	s := j.summary(c.cfg.Partition, value)
+	j.summarize(c.recent.next(), c.cfg.Partition, value)
+	c.recent.keep()
 	c.pending.remove(j)
-	c.recent.add(s)
 }
 
 // keep keeps a result of a pending job for queries.

@@ -47,14 +47,20 @@ func TestTimersComeInOrder(t *testing.T) {
 	})
 }
 
+// add takes in a summary.
+func (r *recent) add(s *Summary) {
+	*r.next() = *s
+	r.keep()
+}
+
 func TestRecentIsBounded(t *testing.T) {
-	r := newRecent()
+	var r recent
 	for i := range recentJobs + 10 {
 		r.add(&Summary{ID: fmt.Sprint(i)})
 	}
-	require.Len(t, r.byID, recentJobs)
-	require.Nil(t, r.byID["9"])
-	require.NotNil(t, r.byID["10"])
+	require.Equal(t, recentJobs, r.count)
+	require.Nil(t, r.find("9"))
+	require.Equal(t, "10", r.find("10").ID)
 	want := recentJobs + 9
 	r.each(func(s *Summary) bool {
 		require.Equal(t, fmt.Sprint(want), s.ID)
@@ -67,7 +73,7 @@ func TestRecentIsBounded(t *testing.T) {
 		r.add(&Summary{ID: fmt.Sprint("large", i), Results: [][]byte{make([]byte, recentBytes/8)}})
 		require.LessOrEqual(t, r.bytes, recentBytes)
 	}
-	require.Len(t, r.byID, 7)
+	require.Equal(t, 7, r.count)
 	sum := 0
 	r.each(func(s *Summary) bool { sum += s.size(); return true })
 	require.Equal(t, sum, r.bytes)
@@ -79,17 +85,17 @@ func TestRecentIsBounded(t *testing.T) {
 	}
 	r.add(huge)
 	require.LessOrEqual(t, r.bytes, recentBytes)
-	require.NotEmpty(t, r.byID["huge"].Results)
-	require.NotNil(t, r.byID["large99"])
+	require.NotEmpty(t, r.find("huge").Results)
+	require.NotNil(t, r.find("large99"))
 
 	// An id that came again while it was remembered is not forgotten with its older self.
-	r = newRecent()
+	r = recent{}
 	r.add(&Summary{ID: "same"})
 	r.add(&Summary{ID: "same", Targets: 2})
 	for i := range recentJobs - 1 {
 		r.add(&Summary{ID: fmt.Sprint(i)})
 	}
-	require.Equal(t, 2, r.byID["same"].Targets)
+	require.Equal(t, 2, r.find("same").Targets)
 }
 
 func TestEarlyIsBoundedAndKeepsItsOwnBytes(t *testing.T) {

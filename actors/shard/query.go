@@ -182,9 +182,12 @@ func (c *Core) Job(id string) *Summary {
 		return nil
 	}
 	if j := c.pending.byID[id]; j != nil {
-		return j.summary(c.cfg.Partition, nil)
+		return j.summary(c.cfg.Partition)
 	}
-	return c.recent.byID[id]
+	if s := c.recent.find(id); s != nil {
+		return s.copy()
+	}
+	return nil
 }
 
 // Query answers [QueryJob].
@@ -211,7 +214,7 @@ func (c *Core) Jobs(q *QueryJobs) []*Summary {
 	if q.State != StateDone {
 		for j := c.pending.last; j != nil && len(out) < limit; j = j.prev {
 			if q.fits(j) {
-				out = append(out, j.summary(c.cfg.Partition, nil))
+				out = append(out, j.summary(c.cfg.Partition))
 			}
 		}
 	}
@@ -219,7 +222,7 @@ func (c *Core) Jobs(q *QueryJobs) []*Summary {
 		n := len(out)
 		c.recent.each(func(s *Summary) bool {
 			if (q.Tenant == "" || s.Tenant == q.Tenant) && (q.Node == "" || s.ranOn(q.Node)) {
-				out = append(out, s)
+				out = append(out, s.copy())
 			}
 			return len(out)-n < limit
 		})

@@ -14,43 +14,80 @@ const (
 	recentBytes = 4 << 20
 )
 
-// recent is a ring of the jobs that finished last, bounded in number and bytes.
+// recent is a ring of the jobs that finished last, bounded in number and bytes. Every job
+// passes through it, and few are asked for: so its memory is used again, and it is
+// searched from end to end.
 type recent struct {
-	byID  map[string]*Summary
-	ring  []*Summary
-	head  int // the oldest
+	ring  []*[recentChunk]finished // as far as it was ever needed
+	head  int                      // the oldest
 	count int
 	bytes int
 	texts arena // of the summaries
 }
 
-func newRecent() recent {
-	return recent{byID: map[string]*Summary{}, ring: make([]*Summary, recentJobs)}
+// finished is a job in recent, with the first half of its id's hash.
+type finished struct {
+	hash uint64
+	job  Summary
 }
 
-func (r *recent) add(s *Summary) {
-	s.own(&r.texts)
-	s.trim(recentBytes / 4)
-	for r.count > 0 && (r.count == recentJobs || r.bytes+s.size() > recentBytes) {
-		old := r.ring[r.head]
-		r.ring[r.head] = nil
-		r.head = (r.head + 1) % recentJobs
-		r.count--
-		r.bytes -= old.size()
-		if r.byID[old.ID] == old {
-			delete(r.byID, old.ID)
+const recentChunk = 64 // divides recentJobs
+
+// slot returns the i-th place after the oldest job's.
+func (r *recent) slot(i int) *finished {
+	at := (r.head + i) % recentJobs
+	for at/recentChunk >= len(r.ring) {
+		r.ring = append(r.ring, new([recentChunk]finished))
+	}
+	return &r.ring[at/recentChunk][at%recentChunk]
+}
+
+// next returns where the next job's summary goes; keep follows.
+func (r *recent) next() *Summary {
+	if r.count == recentJobs {
+		r.drop()
+	}
+	return &r.slot(r.count).job
+}
+
+// keep takes in the summary that was written where next said.
+func (r *recent) keep() {
+	x := r.slot(r.count)
+	x.job.own(&r.texts)
+	x.job.trim(recentBytes / 4)
+	x.hash = hashID(x.job.ID).lo
+	size := x.job.size()
+	for r.count > 0 && r.bytes+size > recentBytes {
+		r.drop()
+	}
+	r.count++
+	r.bytes += size
+}
+
+// drop forgets the oldest job.
+func (r *recent) drop() {
+	x := r.slot(0)
+	r.bytes -= x.job.size()
+	*x = finished{}
+	r.head = (r.head + 1) % recentJobs
+	r.count--
+}
+
+// find returns the newest job with an id, or nil. It is changed by the next step.
+func (r *recent) find(id string) *Summary {
+	hash := hashID(id).lo
+	for i := r.count - 1; i >= 0; i-- {
+		if x := r.slot(i); x.hash == hash && x.job.ID == id {
+			return &x.job
 		}
 	}
-	r.ring[(r.head+r.count)%recentJobs] = s
-	r.count++
-	r.bytes += s.size()
-	r.byID[s.ID] = s
+	return nil
 }
 
 // each calls fn from the newest to the oldest until it returns false.
 func (r *recent) each(fn func(*Summary) bool) {
 	for i := r.count - 1; i >= 0; i-- {
-		if !fn(r.ring[(r.head+i)%recentJobs]) {
+		if !fn(&r.slot(i).job) {
 			return
 		}
 	}
@@ -94,11 +131,18 @@ const (
 	StateDone    = "done"
 )
 
-// summary returns a job as queries see it. last is a result that the job does not hold,
+// summary returns a job as queries see it.
+func (j *job) summary(partition uint32) *Summary {
+	s := new(Summary)
+	j.summarize(s, partition, nil)
+	return s
+}
+
+// summarize writes a job as queries see it. last is a result that the job does not hold,
 // if not nil.
-func (j *job) summary(partition uint32, last []byte) *Summary {
+func (j *job) summarize(s *Summary, partition uint32, last []byte) {
 	all := j.all()
-	s := &Summary{
+	*s = Summary{
 		ID: j.id, Kind: j.kind, Tenant: j.tenant, State: j.state(), Targets: len(all), SubmittedMs: j.timestampMs,
 		DeadlineMs: j.deadlineMs, NotBeforeMs: j.notBeforeMs(), Attempts: uint32(j.attempts), Priority: j.priority,
 		Partition: int32(partition), Offset: j.offset,
@@ -117,7 +161,13 @@ func (j *job) summary(partition uint32, last []byte) *Summary {
 	if last != nil {
 		s.Results = append(s.Results, last)
 	}
-	return s
+}
+
+// copy returns a summary that nobody changes.
+func (s *Summary) copy() *Summary {
+	c := *s
+	c.Results = append([][]byte(nil), s.Results...)
+	return &c
 }
 
 // detail adds the job's assignments.

@@ -2,6 +2,7 @@ package record
 
 import (
 	"encoding/binary"
+	"math"
 	"strings"
 	"sync"
 	"unicode/utf8"
@@ -69,7 +70,7 @@ func (w *writer) end(outer mark) {
 
 func (w *writer) key(k string) {
 	w.open.fields++
-	_ = w.mp.EncodeString(k)
+	w.b = appendText(w.b, k)
 }
 
 // text writes a string; what is not UTF-8 is replaced, so that strict readers in
@@ -79,12 +80,12 @@ func (w *writer) text(k, v string) {
 		v = strings.ToValidUTF8(v, "\uFFFD")
 	}
 	w.key(k)
-	_ = w.mp.EncodeString(v)
+	w.b = appendText(w.b, v)
 }
 
 func (w *writer) int(k string, v int64) {
 	w.key(k)
-	_ = w.mp.EncodeInt(v)
+	w.b = appendInt(w.b, v)
 }
 
 func (w *writer) bool(k string, v bool) {
@@ -101,7 +102,47 @@ func (w *writer) texts(k string, list []string) {
 	w.key(k)
 	_ = w.mp.EncodeArrayLen(len(list))
 	for _, s := range list {
-		_ = w.mp.EncodeString(s)
+		w.b = appendText(w.b, s)
+	}
+}
+
+// appendText appends a string in its shortest form. It and appendInt do what the encoder
+// does, which calls its writer for every byte of a head; they write most of a record.
+func appendText(b []byte, s string) []byte {
+	switch n := len(s); {
+	case n < 32:
+		b = append(b, 0xa0|byte(n))
+	case n <= math.MaxUint8:
+		b = append(b, 0xd9, byte(n))
+	case n <= math.MaxUint16:
+		b = append(b, 0xda, byte(n>>8), byte(n))
+	default:
+		b = binary.BigEndian.AppendUint32(append(b, 0xdb), uint32(n))
+	}
+	return append(b, s...)
+}
+
+// appendInt appends an integer in its shortest form.
+func appendInt(b []byte, v int64) []byte {
+	switch {
+	case v >= 0 && v <= math.MaxInt8, v < 0 && v >= -32:
+		return append(b, byte(v))
+	case v >= 0 && v <= math.MaxUint8:
+		return append(b, 0xcc, byte(v))
+	case v >= 0 && v <= math.MaxUint16:
+		return append(b, 0xcd, byte(v>>8), byte(v))
+	case v >= 0 && v <= math.MaxUint32:
+		return binary.BigEndian.AppendUint32(append(b, 0xce), uint32(v))
+	case v >= 0:
+		return binary.BigEndian.AppendUint64(append(b, 0xcf), uint64(v))
+	case v >= math.MinInt8:
+		return append(b, 0xd0, byte(v))
+	case v >= math.MinInt16:
+		return append(b, 0xd1, byte(v>>8), byte(v))
+	case v >= math.MinInt32:
+		return binary.BigEndian.AppendUint32(append(b, 0xd2), uint32(v))
+	default:
+		return binary.BigEndian.AppendUint64(append(b, 0xd3), uint64(v))
 	}
 }
 

@@ -15,8 +15,9 @@ import (
 	"github.com/roost-server/roost/protocol"
 )
 
-// reader walks a scanned msgpack value in place; the first error sticks. It is read
-// with the msgpack library's primitives, never by reflection.
+// reader walks a scanned msgpack value in place; the first error sticks. Strings, numbers
+// and maps, which records consist of, are read here, the rest with the msgpack library's
+// primitives, never by reflection.
 type reader struct {
 	b   []byte
 	pos int
@@ -94,15 +95,30 @@ func (r *reader) mapLen(field string) int {
 	if r.err != nil {
 		return 0
 	}
-	if c := r.code(); c&0xf0 != 0x80 && c != 0xde && c != 0xdf {
-		r.fail("%s: a map is expected", field)
+	switch c := r.code(); {
+	case c&0xf0 == 0x80:
+		r.pos++
+		return int(c & 0x0f)
+	case c == 0xde:
+		return int(r.head(field, 2))
+	case c == 0xdf:
+		return int(r.head(field, 4))
+	}
+	r.fail("%s: a map is expected", field)
+	return 0
+}
+
+// head takes a code, and the number of so many bytes after it.
+func (r *reader) head(field string, bytes int) (n uint64) {
+	end := r.pos + 1 + bytes
+	if end > len(r.b) { // never after a scan
+		r.fail("%s: cut short", field)
 		return 0
 	}
-	n, err := r.mp.DecodeMapLen()
-	if err != nil {
-		r.fail("%s: %v", field, err)
-		return 0
+	for _, x := range r.b[r.pos+1 : end] {
+		n = n<<8 | uint64(x)
 	}
+	r.pos = end
 	return n
 }
 
@@ -111,17 +127,26 @@ func (r *reader) str(field string) string {
 	if r.err != nil {
 		return ""
 	}
-	c := r.code()
-	if c&0xe0 != 0xa0 && (c < 0xd9 || c > 0xdb) && (c < 0xc4 || c > 0xc6) {
+	var n int
+	switch c := r.code(); {
+	case c&0xe0 == 0xa0:
+		r.pos++
+		n = int(c & 0x1f)
+	case c == 0xd9, c == 0xc4:
+		n = int(r.head(field, 1))
+	case c == 0xda, c == 0xc5:
+		n = int(r.head(field, 2))
+	case c == 0xdb, c == 0xc6:
+		n = int(r.head(field, 4))
+	default:
 		r.fail("%s: a string is expected", field)
 		return ""
 	}
-	n, err := r.mp.DecodeBytesLen()
-	if err != nil || n > len(r.b)-r.pos {
+	if n > len(r.b)-r.pos {
 		r.fail("%s: cut short", field)
 		return ""
 	}
-	if n <= 0 {
+	if n == 0 {
 		return ""
 	}
 	s := unsafe.String(&r.b[r.pos], n) // the record's value is never changed
@@ -165,24 +190,23 @@ func (r *reader) int(field string) int64 {
 	if r.err != nil {
 		return 0
 	}
-	c := r.code()
-	if c > 0x7f && c < 0xe0 && (c < 0xcc || c > 0xd3) {
-		r.fail("%s: an integer is expected", field)
-		return 0
-	}
-	if c == 0xcf {
-		u, err := r.mp.DecodeUint64()
-		if err != nil || u > math.MaxInt64 {
+	switch c := r.code(); {
+	case c <= 0x7f, c >= 0xe0:
+		r.pos++
+		return int64(int8(c))
+	case c >= 0xcc && c <= 0xcf:
+		u := r.head(field, 1<<(c-0xcc))
+		if u > math.MaxInt64 {
 			r.fail("%s: %d is out of range", field, u)
 			return 0
 		}
 		return int64(u)
+	case c >= 0xd0 && c <= 0xd3:
+		unused := 64 - 8<<(c-0xd0)
+		return int64(r.head(field, 1<<(c-0xd0))<<unused) >> unused
 	}
-	v, err := r.mp.DecodeInt64()
-	if err != nil {
-		r.fail("%s: %v", field, err)
-	}
-	return v
+	r.fail("%s: an integer is expected", field)
+	return 0
 }
 
 func (r *reader) uint(field string, low, high int64) uint64 {

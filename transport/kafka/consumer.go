@@ -92,7 +92,9 @@ type Consumer struct {
 	froze   atomic.Pointer[instant] // end of the last time that the process stood still
 
 	// Of the poll goroutine alone.
-	batch    []*ck.Message
+	inbox    *inbox
+	batch    []Record
+	groups   []group // of batch
 	fatal    error
 	nextLag  time.Time
 	awakeAt  *instant
@@ -123,11 +125,15 @@ func NewConsumer(cfg Config, topic string, h Handler, log *zap.Logger) (*Consume
 	if err != nil {
 		return nil, configError(err)
 	}
+	in, err := newInbox(client, topic, cfg.BatchRecords)
+	if err != nil {
+		return nil, errors.Join(err, client.Close())
+	}
 	c := &Consumer{
-		cfg: cfg, topic: topic, h: h, log: log, client: client,
+		cfg: cfg, topic: topic, h: h, log: log, client: client, inbox: in,
 		state:    newReachability("consumer", log, cfg.OnState),
 		parts:    make(map[int32]*part),
-		batch:    make([]*ck.Message, 0, cfg.BatchRecords),
+		batch:    make([]Record, 0, cfg.BatchRecords),
 		stopLogs: make(chan struct{}),
 	}
 	c.logsDone.Add(1)
@@ -172,6 +178,7 @@ func (c *Consumer) shutdown() error {
 	c.use.Lock()
 	c.closed = true
 	c.use.Unlock()
+	c.inbox.close()
 	err := c.client.Close()
 	close(c.stopLogs)
 	c.logsDone.Wait()
@@ -182,7 +189,8 @@ func (c *Consumer) shutdown() error {
 	return nil
 }
 
-// poll collects up to BatchRecords messages; it waits only for the first.
+// poll serves the client, and collects up to BatchRecords records; it waits only for the
+// first, and no longer than until the client has something else.
 func (c *Consumer) poll() {
 	wait := pollIdle
 	if c.held.Load() > 0 {
@@ -190,23 +198,23 @@ func (c *Consumer) poll() {
 	}
 	c.n.polls.Add(1)
 	for len(c.batch) < cap(c.batch) {
-		ev := c.client.Poll(wait)
-		if ev == nil {
-			return
-		}
-		switch e := ev.(type) {
-		case *ck.Message:
+		switch e := c.client.Poll(0).(type) {
+		case *ck.Message: // an error; records go to the inbox
 			if e.TopicPartition.Error != nil {
 				c.clientError(e.TopicPartition.Error)
 				continue
 			}
-			c.batch = append(c.batch, e)
+			c.n.singly.Add(1)
+			c.batch = append(c.batch, newRecord(e))
 			wait = 0
 		case ck.Error:
 			c.clientError(e)
 			if c.fatal != nil {
 				return
 			}
+		case nil:
+			c.batch = c.inbox.fill(c.batch, wait, c.clientError)
+			return
 		}
 	}
 }
@@ -229,6 +237,12 @@ func (c *Consumer) clientError(err error) {
 	}
 }
 
+// group is the records of one partition in a batch.
+type group struct {
+	partition   int32
+	count, next int
+}
+
 // deliver groups the batch by partition and hands it over.
 func (c *Consumer) deliver() {
 	c.awake()
@@ -236,31 +250,38 @@ func (c *Consumer) deliver() {
 		return
 	}
 	c.state.good()
-	batch := c.batch
-	// Batches come in runs of one partition: find the end of each run, and
-	// merge a partition's later runs into its first.
-	for len(batch) > 0 {
-		p := batch[0].TopicPartition.Partition
-		count := 0
-		for _, m := range batch {
-			if m.TopicPartition.Partition == p {
-				count++
-			}
-		}
-		records := make([]Record, 0, count)
-		rest := batch[:0]
-		for _, m := range batch {
-			if m.TopicPartition.Partition == p {
-				records = append(records, newRecord(m))
-			} else {
-				rest = append(rest, m)
-			}
-		}
-		batch = rest
-		c.handOver(p, records)
+	c.groups = c.groups[:0]
+	for i := range c.batch {
+		c.groupOf(c.batch[i].Partition).count++
+	}
+	records, end := make([]Record, len(c.batch)), 0
+	for i := range c.groups {
+		c.groups[i].next = end
+		end += c.groups[i].count
+	}
+	for i := range c.batch {
+		g := c.groupOf(c.batch[i].Partition)
+		records[g.next] = c.batch[i]
+		g.next++
 	}
 	clear(c.batch)
 	c.batch = c.batch[:0]
+	for i := range c.groups {
+		g := &c.groups[i]
+		c.handOver(g.partition, records[g.next-g.count:g.next:g.next])
+	}
+}
+
+// groupOf returns the group of a partition. A batch is made of runs of one partition, and
+// has few partitions.
+func (c *Consumer) groupOf(partition int32) *group {
+	for i := len(c.groups) - 1; i >= 0; i-- {
+		if c.groups[i].partition == partition {
+			return &c.groups[i]
+		}
+	}
+	c.groups = append(c.groups, group{partition: partition})
+	return &c.groups[len(c.groups)-1]
 }
 
 func (c *Consumer) handOver(p int32, records []Record) {

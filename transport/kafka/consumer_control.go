@@ -11,6 +11,8 @@ import (
 
 type counters struct {
 	records, polls, starts, pauses, resumes, rebalances, lost, errors atomic.Uint64
+
+	singly atomic.Uint64 // records that came by the binding's queue
 }
 
 // ConsumerStats are counters since the start, and the present state.

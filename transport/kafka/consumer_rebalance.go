@@ -60,6 +60,9 @@ func (c *Consumer) take(client *ck.Consumer, tps []ck.TopicPartition) error {
 		_, err := client.Position(tps) // librdkafka can pause only partitions that it has heard of
 		c.warnIf("kafka position", err)
 		c.warnIf("kafka pause", client.Pause(tps))
+		if err := c.inbox.forward(ids); err != nil {
+			c.fatal = &Error{Class: ClassFatal, Op: "rebalance", Err: err}
+		}
 	}
 	for i := range tps {
 		tps[i].Offset = 0
@@ -136,7 +139,7 @@ func (c *Consumer) lose() {
 func (c *Consumer) forgetBatch(ids []int32) {
 	kept := c.batch[:0]
 	for _, m := range c.batch {
-		if !slices.Contains(ids, m.TopicPartition.Partition) {
+		if !slices.Contains(ids, m.Partition) {
 			kept = append(kept, m)
 		}
 	}

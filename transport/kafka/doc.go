@@ -6,9 +6,10 @@
 // broker inside the process for development ([StartEmbedded]).
 //
 // It is the only package that uses cgo (librdkafka, through
-// confluent-kafka-go). It knows nothing of jobs: records go in and come out as
-// bytes. Memory that librdkafka holds is outside of GOMEMLIMIT, so every queue
-// of it is capped by [Config].
+// confluent-kafka-go, and beside that where many records go with one call, see
+// native.h). It knows nothing of jobs: records go in and come out as bytes.
+// Memory that librdkafka holds is outside of GOMEMLIMIT, so every queue of it
+// is capped by [Config].
 //
 // Delivery: the consumer reads what is committed, and commits nothing itself.
 // Offsets go into the transactions of a Transactor together with what became of

@@ -19,7 +19,7 @@ func batchOf(topic string, n int) []Message {
 
 // BenchmarkCommit commits transactions of n messages of 128 bytes and an offset.
 func BenchmarkCommit(b *testing.B) {
-	for _, n := range []int{1, 1000, 20_000} {
+	for _, n := range []int{1, 500, 1000, 2000, 20_000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			benchBrokers(b, func(b *testing.B, cfg Config) {
 				plan := makeTopics(b, cfg, 16)

@@ -21,7 +21,7 @@ const (
 	retryFirst   = 10 * time.Millisecond  // before what failed is tried again
 	retryMost    = 500 * time.Millisecond
 	fullWait     = time.Millisecond       // for room in a full queue
-	drainPoll    = 200 * time.Microsecond // between two looks at the queue, at first
+	drainPoll    = 500 * time.Microsecond // between two looks at the queue, at first
 	drainMost    = 5 * time.Millisecond
 	metadataWait = 5 * time.Second
 
@@ -36,6 +36,7 @@ var errHung = errors.New("the call into librdkafka does not return")
 // txClient is one client of librdkafka in the life of a Transactor.
 type txClient struct {
 	p   *ck.Producer
+	out *outbox
 	log *zap.Logger
 
 	cuts atomic.Uint64 // connections lost
@@ -60,8 +61,13 @@ func (t *Transactor) newClient(perRequest int) (*txClient, error) {
 	if err != nil {
 		return nil, configError(err)
 	}
+	out, err := newOutbox(p)
+	if err != nil {
+		p.Close()
+		return nil, err
+	}
 	t.clients.Add(1)
-	c := &txClient{p: p, log: t.log, stopLogs: make(chan struct{})}
+	c := &txClient{p: p, out: out, log: t.log, stopLogs: make(chan struct{})}
 	c.wg.Add(2)
 	go func() { defer c.wg.Done(); logPump(t.log, logs, c.stopLogs) }()
 	go func() { defer c.wg.Done(); c.serve(t.state) }()
@@ -131,6 +137,7 @@ func (c *txClient) close() {
 	c.use.Lock()
 	c.closed = true
 	c.use.Unlock()
+	c.out.close()
 	c.p.Close()
 	close(c.stopLogs)
 	c.wg.Wait()

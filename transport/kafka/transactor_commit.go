@@ -114,36 +114,53 @@ func (c *txClient) health() error {
 	return nil
 }
 
+// txFailed is why a transaction failed before all of it was queued: a message of before,
+// not the one that is refused for it.
+type txFailed struct{ error }
+
+func (f *txFailed) Unwrap() error { return f.error }
+
 // produceAll queues the messages and lists those that the client refuses for good.
 func (c *txClient) produceAll(ctx context.Context, messages []Message) ([]RejectedMessage, error) {
 	var rejected []RejectedMessage
-	var msg ck.Message
-	topic := new(string)
-	for i := range messages {
-		m := &messages[i]
-		if m.Topic != *topic {
-			topic = &m.Topic
-		}
-		msg.TopicPartition = ck.TopicPartition{Topic: topic, Partition: m.Partition}
-		msg.Key, msg.Value, msg.Headers = m.Key, m.Value, m.Headers
-		err := c.produce(ctx, &msg, nil)
-		if isRejection(err) || oneOf(err, ck.ErrInvalidArg) {
-			if code(err) == ck.ErrMsgSizeTooLarge {
-				err = fmt.Errorf("%w: key and value have %d bytes", err, len(m.Key)+len(m.Value))
+	for at := 0; at < len(messages); {
+		n := 0
+		err := c.patiently(ctx, func() (string, error) {
+			more, err := c.out.produce(messages[at+n:])
+			n += more
+			if err != nil {
+				return messages[at+n].Topic, err
 			}
-			rejected = append(rejected, RejectedMessage{Index: i, Err: err})
-		} else if err != nil {
+			return "", nil
+		})
+		at += n
+		if err == nil {
+			break
+		}
+		m := &messages[at]
+		if failed := (*txFailed)(nil); errors.As(err, &failed) || !isRejection(err) && !oneOf(err, ck.ErrInvalidArg) {
 			return rejected, fmt.Errorf("produce to %s: %w", m.Topic, err)
 		}
+		if code(err) == ck.ErrMsgSizeTooLarge {
+			err = fmt.Errorf("%w: key and value have %d bytes", err, len(m.Key)+len(m.Value))
+		}
+		rejected = append(rejected, RejectedMessage{Index: at, Err: err})
+		at++
 	}
 	return rejected, nil
 }
 
-// produce queues one message; it waits while the queue is full.
+// produce queues one message, of which it is reported what became of it.
 func (c *txClient) produce(ctx context.Context, msg *ck.Message, reports chan ck.Event) error {
-	refreshed := false
+	return c.patiently(ctx, func() (string, error) { return *msg.TopicPartition.Topic, c.p.Produce(msg, reports) })
+}
+
+// patiently calls what produces until it has done so; it waits while the queue is full.
+// produce returns the topic of the message that its error is of.
+func (c *txClient) patiently(ctx context.Context, produce func() (topic string, err error)) error {
+	refreshed := ""
 	for {
-		err := c.p.Produce(msg, reports)
+		topic, err := produce()
 		if err == nil {
 			return nil
 		}
@@ -155,15 +172,15 @@ func (c *txClient) produce(ctx context.Context, msg *ck.Message, reports chan ck
 			time.Sleep(fullWait)
 		case ck.ErrState, ck.ErrFatal:
 			if why := c.health(); why != nil {
-				return why
+				return &txFailed{why}
 			}
 			return err
 		case ck.ErrUnknownPartition: // it may have been added since the client last looked
-			if refreshed {
+			if refreshed == topic {
 				return err
 			}
-			refreshed = true
-			if _, err := c.p.GetMetadata(msg.TopicPartition.Topic, false, int(metadataWait.Milliseconds())); err != nil {
+			refreshed = topic
+			if _, err := c.p.GetMetadata(&topic, false, int(metadataWait.Milliseconds())); err != nil {
 				return err
 			}
 		default:

@@ -217,6 +217,9 @@ func TestCoordinatorGoesAway(t *testing.T) {
 			require.Equal(t, TxAborted, e.Outcome)
 		}
 		eventually(t, func() bool { return len(m.owned()) == 2 }, "back")
+		if e.Outcome == TxUnknown && isCommitted(t, m, tx) {
+			continue // the client that was given up came through before the next one
+		}
 		tx.Group = m.metadata(t)
 		ways, errs := commitByTheBook(t, tr, m, tx)
 		t.Logf("%s: then %s %v", key.Name(), ways, errs)
@@ -248,7 +251,7 @@ func TestLostAnswerOfCommit(t *testing.T) {
 		return nil, nil, false
 	})
 	start := time.Now()
-	e := txError(t, tr.Commit(within(t, 500*time.Millisecond), &Transaction{Messages: messages(plan.Results, "unknown", 1, 1)}))
+	e := txError(t, tr.Commit(within(t, 2*time.Second), &Transaction{Messages: messages(plan.Results, "unknown", 1, 1)}))
 	require.Equal(t, TxUnknown, e.Outcome)
 	t.Logf("unknown after %s: %v", time.Since(start), e)
 	require.Error(t, tr.Reset(within(t, 200*time.Millisecond)), "nobody is there")

@@ -44,7 +44,7 @@ func TestSettingsOfTheLedger(t *testing.T) {
 	d := member.DefaultConfig()
 	c, err := settle(t, "")
 	require.NoError(t, err)
-	require.Equal(t, []any{50 * time.Millisecond, 500, d.MaxPending, d.MaxPendingBytes}, []any{c.CommitInterval, c.CommitOutcomes, c.MaxPending, c.MaxPendingBytes})
+	require.Equal(t, []any{50 * time.Millisecond, 2000, d.MaxPending, d.MaxPendingBytes}, []any{c.CommitInterval, c.CommitOutcomes, c.MaxPending, c.MaxPendingBytes})
 
 	file := "commit-interval: 20ms\ncommit-outcomes: 7\nmax-pending: 1000000\nmax-pending-bytes: 3MiB\n"
 	c, err = settle(t, file)

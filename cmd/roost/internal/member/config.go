@@ -57,7 +57,7 @@ func DefaultConfig() Config {
 		Topics:    kafka.Topics{}.Plan(),
 		Heartbeat: 30 * time.Second, AcceptAfter: time.Second,
 		MaxPending: shard.DefaultConfig().MaxPending, MaxPendingBytes: shard.DefaultConfig().MaxPendingBytes,
-		CommitInterval: 50 * time.Millisecond, CommitOutcomes: 500,
+		CommitInterval: 50 * time.Millisecond, CommitOutcomes: 2000,
 		Cluster: ClusterConfig{Name: "roost", Listen: "127.0.0.1:0", Board: true, MaxSkew: 2 * time.Second,
 			DrainRate: 500, DrainTimeout: 5 * time.Minute},
 		Policy: supervisor.DefaultPolicy(),
