@@ -4,7 +4,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -X github.com/roost-server/roost/cmd/roost/internal/cli.Version=$(VERSION)
 KAFKA   ?= .kafka
 
-.PHONY: help build run test chaos cluster-test lint bench kafka kafka-stop test-kafka fuzz dist operations clean
+.PHONY: help build run test chaos cluster-test lint bench benchmarks million bench-allocs peers kafka kafka-stop test-kafka fuzz dist operations clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -30,8 +30,24 @@ cluster-test: build ## members on hosts of their own, broken one by one; CLUSTER
 lint: ## formatting, vet and the linters of .golangci.yml
 	./.ci/lint
 
-bench: build ## benchmarks of codec, session hop, shard step, transports
-	$(GO) test -run '^$$' -bench . -benchmem -benchtime $${BENCHTIME:-1s} ./protocol/... ./actors/... ./cluster/... ./transport/... ./sdk/... ./loadtest/...
+bench: ## benchmarks of BENCH_BASE (the commit before) and of the tree in turns, compared by benchstat
+	./.ci/bench
+
+bench-allocs: ## the hot path's allocations, held against docs/benchmarks/allocs.txt
+	./.ci/bench-allocs
+
+peers: build ## Roost beside mosquitto, NATS and others, one run; PEERS="...", NODES, WINDOW, ROUNDS, PEERS_FLAGS
+	$(GO) build -C loadtest/peers -o ../../bin/peers/ ./...
+	$(GO) build -o bin/peers/hop ./loadtest/hop
+	./bin/peers/peers -peers "$(PEERS)" -rounds $${ROUNDS:-2} \
+		$(if $(NODES)$(WINDOW),-shapes $(or $(NODES),15000):$(or $(WINDOW),1000)) $(PEERS_FLAGS)
+
+benchmarks: build ## every scenario on this machine, into docs/benchmarks; SOAK=2m; BENCHMARKS=NAME,... for some
+	$(GO) run ./loadtest/benchmarks $${BENCHMARKS:+--only $$BENCHMARKS} $${SOAK:+--soak $$SOAK} $${BENCHMARKS_FLAGS:-}
+
+million: build ## 1,000,000 nodes in a guest of its own, an hour or more; NODES=N; SPREAD=N members without a guest; MILLION_FLAGS
+	$(GO) build -o bin/million ./loadtest/million
+	./bin/million $${NODES:+--nodes $$NODES} $${SPREAD:+--spread $$SPREAD} $${MILLION_FLAGS:-}
 
 kafka: ## start Apache Kafka 4 on loopback, data in .kafka; prints its address
 	./deploy/kafka/kafka.sh start $(KAFKA)

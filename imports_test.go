@@ -25,6 +25,7 @@ var rules = []struct {
 	{"cluster", []string{"protocol", "actors", "cluster"}, []string{gnet, confluent, kgo}},
 	{"sdk", []string{"protocol", "sdk"}, []string{protoactor, gnet, confluent, kgo, zap}},
 	{"loadtest", []string{"protocol", "loadtest"}, []string{protoactor, confluent}},
+	{"loadtest/hop", []string{"protocol", "actors", "transport/tcp"}, []string{confluent, kgo}},
 	{"cmd/roost/internal/probe", []string{"cmd/roost/internal/probe"}, []string{protoactor, gnet, confluent, kgo}},
 	{"cmd/roost", []string{"*"}, nil},
 	{"docs", []string{"*"}, nil},

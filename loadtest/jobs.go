@@ -71,7 +71,7 @@ func loadFlags(cmd *cobra.Command, w *workload.Config, window int) {
 
 // call measures with one number of nodes or several, and shows each.
 func (j jobsCall) call(ctx context.Context, cmd *cobra.Command) error {
-	j.cfg.OnJob = workload.Stamp
+	j.cfg.Stamp = true
 	if len(j.sweep) == 0 {
 		rep, problems, err := j.run(ctx, cmd)
 		if err != nil {

@@ -3,10 +3,13 @@
 // Command loadtest simulates nodes against a Roost server, as a black box: it connects
 // to the server's port and to Kafka like anybody else.
 //
+//	loadtest run       runs a scenario: phases of connects, jobs, cut sockets and more
+//	loadtest scenarios lists those that are built in
 //	loadtest hold      connects idle nodes: connect rate, server memory for each
 //	loadtest jobs      puts jobs on Kafka: throughput, latency, CPU, losses, duplicates
 //	loadtest relay     measures a bare consume-produce-commit loop, to compare jobs with
 //	loadtest rebuild   kills a server that holds jobs, and measures how it has them again
+//	loadtest worker    has nodes for a run on another host
 //
 // It exits with 1 when a node could not connect, or a job was lost or has two outcomes.
 // Linux only.
@@ -52,7 +55,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 
 		SilenceUsage: true, SilenceErrors: true,
 	}
-	root.AddCommand(holdCommand(), jobsCommand(), relayCommand(), relayLoopCommand(), rebuildCommand())
+	root.AddCommand(runCommand(), scenariosCommand(), holdCommand(), jobsCommand(), relayCommand(), relayLoopCommand(), rebuildCommand(), workerCommand(), reportCommand())
 	root.SetArgs(args)
 	root.SetOut(out)
 	root.SetErr(progress)

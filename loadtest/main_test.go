@@ -23,11 +23,11 @@ import (
 )
 
 // TestMain also lets this program be what the commands start as processes: the relay's
-// loop, and a server.
+// loop, a worker, and a server.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
-		case relay.Command:
+		case relay.Command, workerName:
 			main()
 			os.Exit(0)
 		case "serve":

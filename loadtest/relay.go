@@ -70,7 +70,7 @@ func relayCommand() *cobra.Command {
 
 func relayFlags(cmd *cobra.Command, cfg *relay.Config) {
 	cmd.Flags().DurationVar(&cfg.Interval, "commit-interval", 50*time.Millisecond, "the relay ends a transaction so long after its first record")
-	cmd.Flags().IntVar(&cfg.Records, "commit-records", 500, "or as soon as it has so many records; 0: no limit")
+	cmd.Flags().IntVar(&cfg.Records, "commit-records", 2000, "or as soon as it has so many records; 0: no limit")
 }
 
 // relayLoopCommand is what the relay command starts as a process.

@@ -17,6 +17,7 @@ import (
 	"github.com/roost-server/roost/loadtest/chaos/apache"
 	"github.com/roost-server/roost/loadtest/chaos/kafkawire"
 	"github.com/roost-server/roost/loadtest/chaos/process"
+	"github.com/roost-server/roost/loadtest/internal/suite"
 )
 
 // kafka is the broker of a run, of either kind: a process, and the proxy before it by
@@ -34,7 +35,7 @@ type kafka struct {
 func newKafka(ctx context.Context, r *runner) (*kafka, error) {
 	k := &kafka{run: r}
 	var err error
-	if k.proxy, err = kafkawire.New(r.opt.kafka == embedded && !r.opt.unmended); err != nil {
+	if k.proxy, err = kafkawire.New(r.opt.Kafka == suite.Embedded && !r.opt.unmended); err != nil {
 		return nil, err
 	}
 	port, err := apache.FreePort()
@@ -43,15 +44,15 @@ func newKafka(ctx context.Context, r *runner) (*kafka, error) {
 	}
 	addr := fmt.Sprintf("127.0.0.1:%d", port)
 	k.proxy.SetTarget(addr)
-	if r.opt.kafka == embedded {
+	if r.opt.Kafka == suite.Embedded {
 		k.up = regexp.MustCompile(`embedded broker at `)
 		k.launch = func() (*process.Process, error) {
-			return r.launcher.Start("broker", r.opt.roost, "broker", "--listen", addr, "--data", filepath.Join(r.dir, "broker"))
+			return r.launcher.Start("broker", r.opt.Roost, "broker", "--listen", addr, "--data", filepath.Join(r.dir, "broker"))
 		}
 		return k, nil
 	}
 	a, err := apache.New(ctx, apache.Config{
-		Launcher: r.launcher, Dir: filepath.Join(r.dir, "kafka"), Port: port, Kafka: r.opt.kafkaDir, Script: r.opt.kafkaSh, Say: r.say,
+		Launcher: r.launcher, Dir: filepath.Join(r.dir, "kafka"), Port: port, Kafka: r.opt.KafkaDir, Script: r.opt.KafkaSh, Say: r.say,
 	})
 	if err != nil {
 		return k, err
@@ -87,7 +88,7 @@ func (k *kafka) kill() { k.process().Kill() }
 func (k *kafka) freeze(ctx context.Context, d time.Duration) {
 	p := k.process()
 	p.Signal(syscall.SIGSTOP)
-	pause(ctx, d)
+	suite.Pause(ctx, d)
 	p.Signal(syscall.SIGCONT)
 }
 

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"github.com/roost-server/roost/loadtest/internal/suite"
 )
 
 // target is something that one fault at a time happens to.
@@ -75,14 +77,14 @@ func makePlan(seed uint64, n int, only ...string) []plan {
 // attack carries out the plan. Faults overlap, each with a target of its own; one that
 // finds no free target becomes another. It returns when all of them are over.
 func (r *runner) attack(ctx context.Context) {
-	for i, p := range makePlan(r.opt.seed, r.opt.faults, r.opt.only...) {
-		if !pause(ctx, p.pause) {
+	for i, p := range makePlan(r.opt.Seed, r.opt.faults, r.opt.only...) {
+		if !suite.Pause(ctx, p.pause) {
 			break
 		}
 		rng := rand.New(rand.NewPCG(p.seed, uint64(i)))
 		sort, act := p.sort, p.sort.begin(r, rng)
 		for act == nil {
-			if !pause(ctx, 20*time.Millisecond) {
+			if !suite.Pause(ctx, 20*time.Millisecond) {
 				break
 			}
 			sort = &faults[rng.IntN(len(faults))]
@@ -101,8 +103,8 @@ func (r *runner) attack(ctx context.Context) {
 // someMember takes one of the members that are to be there, and serve.
 func (r *runner) someMember(rng *rand.Rand) *member {
 	for _, i := range rng.Perm(len(r.members)) {
-		if m := r.members[i]; m.running() && m.busy.take() {
-			if m.running() {
+		if m := r.members[i]; m.Running() && m.busy.take() {
+			if m.Running() {
 				return m
 			}
 			m.busy.free()
@@ -119,8 +121,8 @@ func killMember(r *runner, rng *rand.Rand) func(context.Context) {
 	back := time.Duration(100+rng.IntN(2500)) * time.Millisecond
 	return func(ctx context.Context) {
 		defer m.busy.free()
-		r.say("kill -9 %s, back after %v", m.name, back)
-		m.kill()
+		r.say("kill -9 %s, back after %v", m.Name, back)
+		m.Kill()
 		r.comeBack(ctx, m, back)
 	}
 }
@@ -128,16 +130,16 @@ func killMember(r *runner, rng *rand.Rand) func(context.Context) {
 // comeBack starts a member again and waits until it serves, so that the next fault has
 // something to break.
 func (r *runner) comeBack(ctx context.Context, m *member, after time.Duration) {
-	if !pause(ctx, after) {
+	if !suite.Pause(ctx, after) {
 		return
 	}
-	if !r.check(m.start(ctx)) {
+	if !r.check(m.Start(ctx)) {
 		return
 	}
 	wait, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	if !m.awaitUp(wait) && ctx.Err() == nil {
-		r.say("%s is not up after 30 s", m.name)
+	if !m.AwaitUp(wait) && ctx.Err() == nil {
+		r.say("%s is not up after 30 s", m.Name)
 	}
 }
 
@@ -157,8 +159,8 @@ func frozen(r *runner, rng *rand.Rand, d time.Duration) func(context.Context) {
 	}
 	return func(ctx context.Context) {
 		defer m.busy.free()
-		r.say("freeze %s for %v", m.name, d)
-		m.freeze(ctx, d)
+		r.say("freeze %s for %v", m.Name, d)
+		m.Freeze(ctx, d)
 	}
 }
 
@@ -170,8 +172,8 @@ func restartMember(r *runner, rng *rand.Rand) func(context.Context) {
 	back := time.Duration(rng.IntN(1000)) * time.Millisecond
 	return func(ctx context.Context) {
 		defer m.busy.free()
-		r.say("stop %s, back after %v", m.name, back)
-		m.stop(false)
+		r.say("stop %s, back after %v", m.Name, back)
+		m.Stop(false)
 		r.comeBack(ctx, m, back)
 	}
 }
@@ -186,19 +188,16 @@ func extraMember(r *runner, rng *rand.Rand) func(context.Context) {
 	hard := rng.IntN(3) == 0
 	return func(ctx context.Context) {
 		defer m.busy.free()
-		m.mu.Lock()
-		there := m.proc != nil
-		m.mu.Unlock()
 		switch {
-		case !there:
-			r.say("%s joins", m.name)
+		case m.Process() == nil:
+			r.say("%s joins", m.Name)
 			r.comeBack(ctx, m, 0)
 		case hard:
-			r.say("kill -9 %s, for good", m.name)
-			m.kill()
+			r.say("kill -9 %s, for good", m.Name)
+			m.Kill()
 		default:
-			r.say("%s leaves", m.name)
-			m.stop(false)
+			r.say("%s leaves", m.Name)
+			m.Stop(false)
 		}
 	}
 }
@@ -212,7 +211,7 @@ func killBroker(r *runner, rng *rand.Rand) func(context.Context) {
 		defer r.brokerBusy.free()
 		r.say("kill -9 the broker, back after %v", back)
 		r.broker.kill()
-		if !pause(ctx, back) {
+		if !suite.Pause(ctx, back) {
 			return
 		}
 		if err := r.broker.start(ctx); err != nil && ctx.Err() == nil {
@@ -245,7 +244,7 @@ func cutSockets(r *runner, rng *rand.Rand) func(context.Context) {
 	m := r.members[rng.IntN(len(r.members))]
 	part := rng.Float64()
 	return func(context.Context) {
-		r.say("%d sockets of nodes to %s cut", m.proxy.Cut(rng, part), m.name)
+		r.say("%d sockets of nodes to %s cut", m.proxy.Cut(rng, part), m.Name)
 	}
 }
 
@@ -253,7 +252,7 @@ func stallSockets(r *runner, rng *rand.Rand) func(context.Context) {
 	m := r.members[rng.IntN(len(r.members))]
 	part, d := rng.Float64(), time.Duration(500+rng.IntN(7500))*time.Millisecond
 	return func(context.Context) {
-		r.say("%d sockets of nodes to %s stalled for %v", m.proxy.Stall(rng, part, d), m.name, d)
+		r.say("%d sockets of nodes to %s stalled for %v", m.proxy.Stall(rng, part, d), m.Name, d)
 	}
 }
 
@@ -267,7 +266,7 @@ func killNodes(r *runner, rng *rand.Rand) func(context.Context) {
 		defer f.busy.free()
 		r.say("kill -9 the nodes %s*, back after %v", f.prefix, back)
 		f.kill()
-		if pause(ctx, back) {
+		if suite.Pause(ctx, back) {
 			r.check(f.start(ctx))
 		}
 	}

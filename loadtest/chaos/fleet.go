@@ -48,7 +48,7 @@ func (f *fleet) start(ctx context.Context) error {
 	f.lives++
 	runs := filepath.Join(f.run.dir, fmt.Sprintf("runs-%s%d.log", f.prefix, f.lives))
 	p, err := f.run.launcher.Start("nodes-"+strings.TrimSuffix(f.prefix, "-"), self, "nodes", "--members", strings.Join(f.run.nodeAddrs(), ","),
-		"--prefix", f.prefix, "--count", strconv.Itoa(f.count), "--seed", strconv.FormatUint(f.run.opt.seed+uint64(f.lives), 10), "--runs", runs)
+		"--prefix", f.prefix, "--count", strconv.Itoa(f.count), "--seed", strconv.FormatUint(f.run.opt.Seed+uint64(f.lives), 10), "--runs", runs)
 	if err != nil {
 		return err
 	}

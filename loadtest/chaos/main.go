@@ -12,65 +12,32 @@
 package main
 
 import (
-	"context"
 	"errors"
-	"fmt"
-	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"github.com/roost-server/roost/loadtest/chaos/checker"
 	"github.com/roost-server/roost/loadtest/chaos/nodes"
-)
-
-// Exit codes beside 0.
-const (
-	exitBad         = 1   // something is lost, there twice or wrong, or the run could not be made
-	exitInterrupted = 130 // Ctrl-C
+	"github.com/roost-server/roost/loadtest/internal/suite"
 )
 
 // errBad is the error of a check that found something: it has been printed.
 var errBad = errors.New("the cluster did not keep its word")
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := command(os.Stdin, os.Stdout, os.Stderr).ExecuteContext(ctx)
-	interrupted := ctx.Err() != nil
-	stop()
-	switch {
-	case interrupted:
-		os.Exit(exitInterrupted)
-	case err != nil:
-		if !errors.Is(err, errBad) {
-			fmt.Fprintln(os.Stderr, "chaos:", err)
-		}
-		os.Exit(exitBad)
-	}
-}
-
-func command(in io.Reader, out, progress io.Writer) *cobra.Command {
-	root := &cobra.Command{
-		Use: "chaos", Short: "Break a Roost cluster at random, and check what came of it",
-		Args: cobra.NoArgs, SilenceUsage: true, SilenceErrors: true,
-		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
-	}
-	root.SetOut(out)
-	root.SetErr(progress)
-	root.AddCommand(runCommand(), checkCommand(), nodesCommand(in))
-	return root
+	suite.Main(suite.Command("chaos", "Break a Roost cluster at random, and check what came of it",
+		runCommand(), checkCommand(), nodesCommand()), errBad)
 }
 
 // nodesCommand is a process with nodes; runCommand starts it.
-func nodesCommand(in io.Reader) *cobra.Command {
+func nodesCommand() *cobra.Command {
 	var cfg nodes.Config
 	cmd := &cobra.Command{
 		Use: "nodes", Hidden: true, Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return nodes.Run(c.Context(), cfg, in, c.OutOrStdout())
+			return nodes.Run(c.Context(), cfg, os.Stdin, c.OutOrStdout())
 		},
 	}
 	f := cmd.Flags()

@@ -18,6 +18,7 @@ import (
 
 	"github.com/roost-server/roost/loadtest/chaos/checker"
 	"github.com/roost-server/roost/loadtest/chaos/process"
+	"github.com/roost-server/roost/loadtest/internal/suite"
 )
 
 // run is "chaos run".
@@ -31,10 +32,10 @@ func run(ctx context.Context, o *options, out io.Writer) error {
 		topics: checker.NewTopics("roost."), tracker: newTracker(), counts: map[string]int{},
 	}
 	fmt.Fprintf(out, "seed %d, %d faults, %s broker, %d members and one more at times, %d nodes, %d records a second; logs in %s\n",
-		o.seed, o.faults, o.kafka, o.members, o.nodes, o.rate, dir)
+		o.Seed, o.faults, o.Kafka, o.members, o.nodes, o.Rate, dir)
 	rep, err := r.whole(ctx)
 	r.tearDown()
-	keep := o.keep
+	keep := o.Keep
 	if err == nil {
 		err = r.conclude(rep)
 		keep = keep || err != nil
@@ -42,7 +43,7 @@ func run(ctx context.Context, o *options, out io.Writer) error {
 		keep = keep || ctx.Err() == nil
 	}
 	if keep {
-		fmt.Fprintf(os.Stderr, "chaos: seed %d; logs and data are kept in %s\n", o.seed, dir)
+		fmt.Fprintf(os.Stderr, "chaos: seed %d; logs and data are kept in %s\n", o.Seed, dir)
 	} else if e := os.RemoveAll(dir); e != nil {
 		err = errors.Join(err, e)
 	}
@@ -59,9 +60,9 @@ func (r *runner) whole(ctx context.Context) (*checker.Report, error) {
 	}
 	r.say("all is up")
 	r.wg.Go(func() { r.report(ctx) })
-	pause(ctx, calm)
+	suite.Pause(ctx, calm)
 	r.attack(ctx)
-	pause(ctx, calm)
+	suite.Pause(ctx, calm)
 	r.say("no more faults: all heals")
 	r.heal(ctx)
 	if err := r.submitter.Finish(ctx); err != nil {
@@ -74,7 +75,7 @@ func (r *runner) whole(ctx context.Context) (*checker.Report, error) {
 	r.progress()
 	r.say("stopping the members")
 	for _, m := range append(r.members, r.extra) {
-		m.stop(true)
+		m.Stop(true)
 	}
 	for _, f := range r.fleets {
 		f.stop()
@@ -99,8 +100,8 @@ func (r *runner) heal(ctx context.Context) {
 	r.broker.proxy.Heal()
 	for _, m := range r.members {
 		limit, cancel := context.WithTimeout(ctx, time.Minute)
-		if !m.awaitUp(limit) && ctx.Err() == nil {
-			r.blame("member that does not come back", "member "+m.name+" does not serve a minute after the last fault; see "+r.dir)
+		if !m.AwaitUp(limit) && ctx.Err() == nil {
+			r.blame("member that does not come back", "member "+m.Name+" does not serve a minute after the last fault; see "+r.dir)
 		}
 		cancel()
 	}
@@ -130,7 +131,7 @@ func (r *runner) settle(ctx context.Context) {
 			few = true
 			r.say("%d assignments are open: of %v", open, r.tracker.some(open))
 		}
-		if !pause(limit, 50*time.Millisecond) {
+		if !suite.Pause(limit, 50*time.Millisecond) {
 			r.say("%d assignments are open after %v, such as those of %v", open, settleLimit, r.tracker.some(5))
 			break
 		}
@@ -140,7 +141,7 @@ func (r *runner) settle(ctx context.Context) {
 
 func (r *runner) awaitMarks(ctx context.Context) {
 	if r.watch.Marks() == 0 {
-		pause(ctx, 2*time.Second) // there is no such topic, or it is not written
+		suite.Pause(ctx, 2*time.Second) // there is no such topic, or it is not written
 		return
 	}
 	ends, err := checker.EndOffsets(ctx, []string{r.broker.address()}, r.topics.Jobs)
@@ -155,7 +156,7 @@ func (r *runner) awaitMarks(ctx context.Context) {
 			if at >= end {
 				break
 			}
-			if !pause(limit, 50*time.Millisecond) {
+			if !suite.Pause(limit, 50*time.Millisecond) {
 				r.say("partition %d ends at %d, and its watermark is %d after %v", p, end, at, markLimit)
 				return
 			}
@@ -195,7 +196,7 @@ func (r *runner) conclude(rep *checker.Report) error {
 	rep.Print(r.out)
 	line, err := json.Marshal(&verdict{
 		Report: rep, Faults: int(r.injected.Load()), FaultCounts: r.counts, Exits: int(r.exits.Load()),
-		Seed: r.opt.seed, Kafka: r.opt.kafka, Seconds: time.Since(r.started).Round(100 * time.Millisecond).Seconds(),
+		Seed: r.opt.Seed, Kafka: r.opt.Kafka, Seconds: time.Since(r.started).Round(100 * time.Millisecond).Seconds(),
 	})
 	if err != nil {
 		return err

@@ -16,8 +16,8 @@ import (
 
 	"github.com/roost-server/roost/loadtest/chaos/checker"
 	"github.com/roost-server/roost/loadtest/chaos/process"
-	"github.com/roost-server/roost/loadtest/chaos/proxy"
 	"github.com/roost-server/roost/loadtest/chaos/submit"
+	"github.com/roost-server/roost/loadtest/internal/suite"
 )
 
 // runner is one run.
@@ -47,18 +47,6 @@ type runner struct {
 	out    io.Writer
 	blames [][2]string
 	errs   []error
-}
-
-// pause waits, and reports whether it could wait to the end.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }
 
 // say prints a line about what goes on.
@@ -100,11 +88,10 @@ func (r *runner) nodeAddrs() []string {
 func (r *runner) setUp(ctx context.Context) error {
 	o := r.opt
 	for i := range o.members + 1 {
-		p, err := proxy.New(nil)
+		m, err := newMember(r, fmt.Sprintf("m%d", i+1))
 		if err != nil {
 			return err
 		}
-		m := &member{name: fmt.Sprintf("m%d", i+1), proxy: p, run: r}
 		if i < o.members {
 			r.members = append(r.members, m)
 		} else {
@@ -120,15 +107,8 @@ func (r *runner) setUp(ctx context.Context) error {
 	if err := r.broker.start(limit); err != nil {
 		return err
 	}
-	for _, m := range r.members {
-		if err := m.start(ctx); err != nil {
-			return err
-		}
-	}
-	for _, m := range r.members {
-		if !m.awaitUp(limit) {
-			return fmt.Errorf("member %s does not come up; see %s", m.name, r.dir)
-		}
+	if err := suite.StartAll(ctx, limit, r.members, r.dir); err != nil {
+		return err
 	}
 	if err := r.startFleets(limit); err != nil {
 		return err
@@ -154,7 +134,7 @@ func (r *runner) startFleets(ctx context.Context) error {
 		if have >= want {
 			return nil
 		}
-		if !pause(ctx, 50*time.Millisecond) {
+		if !suite.Pause(ctx, 50*time.Millisecond) {
 			return fmt.Errorf("%d of %d sessions of nodes are open: %w", have, want, ctx.Err())
 		}
 	}
@@ -172,15 +152,15 @@ func (r *runner) startLoad(ctx context.Context) error {
 		return err
 	}
 	r.submitter, err = submit.Start(ctx, submit.Config{
-		Brokers: []string{r.broker.address()}, Topic: r.topics.Jobs, Partitions: int32(r.opt.partitions), Rate: r.opt.rate,
-		Seed: r.opt.seed, Nodes: ids, Path: filepath.Join(r.dir, submittedFile), Acked: r.tracker.submitted,
+		Brokers: []string{r.broker.address()}, Topic: r.topics.Jobs, Partitions: int32(r.opt.Partitions), Rate: r.opt.Rate,
+		Seed: r.opt.Seed, Nodes: ids, Path: filepath.Join(r.dir, submittedFile), Acked: r.tracker.submitted,
 	})
 	return err
 }
 
 // report says every few seconds what goes on.
 func (r *runner) report(ctx context.Context) {
-	for pause(ctx, 5*time.Second) {
+	for suite.Pause(ctx, 5*time.Second) {
 		r.progress()
 	}
 }
@@ -188,7 +168,7 @@ func (r *runner) report(ctx context.Context) {
 func (r *runner) progress() {
 	var who []string
 	for _, m := range append(r.members[:len(r.members):len(r.members)], r.extra) {
-		who = append(who, m.status())
+		who = append(who, m.Status())
 	}
 	var held, sessions int64
 	for _, f := range r.fleets {

@@ -24,9 +24,9 @@ type features struct {
 
 func probe(ctx context.Context, o *options) (f features, err error) {
 	help := func(args ...string) string {
-		out, e := exec.CommandContext(ctx, o.roost, append(args, "--help")...).CombinedOutput()
+		out, e := exec.CommandContext(ctx, o.Roost, append(args, "--help")...).CombinedOutput()
 		if e != nil {
-			err = fmt.Errorf("%s %s --help: %w: %s", o.roost, strings.Join(args, " "), e, out)
+			err = fmt.Errorf("%s %s --help: %w: %s", o.Roost, strings.Join(args, " "), e, out)
 		}
 		return string(out)
 	}

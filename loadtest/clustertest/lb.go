@@ -12,6 +12,8 @@ import (
 	"regexp"
 	"strings"
 	"time"
+
+	"github.com/roost-server/roost/loadtest/internal/suite"
 )
 
 // lacksProxy tells why nodes cannot come through HAProxy here.
@@ -46,9 +48,9 @@ func startProxy(ctx context.Context, s *stage) error {
 	for i, m := range s.members {
 		model := fmt.Sprintf(" 10.0.0.%d:", i+1)
 		if !strings.Contains(config, model) {
-			return fmt.Errorf("%s has no server at%s, for member %s", s.opt.haproxyCfg, model, m.name)
+			return fmt.Errorf("%s has no server at%s, for member %s", s.opt.haproxyCfg, model, m.Name)
 		}
-		config = strings.ReplaceAll(config, model, " "+s.lab.Addr(m.name).String()+":")
+		config = strings.ReplaceAll(config, model, " "+s.lab.Addr(m.Name).String()+":")
 		m.args = append(m.args, "--proxy-protocol", "--proxy-from", s.lab.Addr(proxyHost).String()+"/32")
 	}
 	path := filepath.Join(s.dir, "haproxy.cfg")
@@ -63,7 +65,7 @@ func startProxy(ctx context.Context, s *stage) error {
 		return err
 	}
 	s.entry = s.at(proxyHost, nodesPort)
-	if !await(ctx, func() bool { return p.Ended() || reachable(s.entry) }) || p.Ended() {
+	if !suite.Await(ctx, func() bool { return p.Ended() || reachable(s.entry) }) || p.Ended() {
 		return fmt.Errorf("HAProxy does not listen at %s: %s", s.entry, p.Last())
 	}
 	return nil
@@ -87,7 +89,7 @@ func reachable(addr string) bool {
 func drainBehindProxy(ctx context.Context, s *stage) (func(), error) {
 	m := s.members[0]
 	e := s.strike(m)
-	s.say("%s is drained", m.name)
+	s.say("%s is drained", m.Name)
 	limit, cancel := context.WithTimeout(ctx, drainLimit)
 	defer cancel()
 	if s.can.drain {
@@ -95,21 +97,21 @@ func drainBehindProxy(ctx context.Context, s *stage) (func(), error) {
 			return nil, err
 		}
 	} else {
-		m.stop(true)
+		m.Stop(true)
 	}
-	gone := await(limit, func() bool { return len(s.history().at(m.name, time.Now())) == 0 })
+	gone := suite.Await(limit, func() bool { return len(s.history().at(m.Name, time.Now())) == 0 })
 	e.over()
-	s.say("%s is stopped", m.name)
-	m.stop(true)
-	pause(ctx, calmBetween)
-	if err := m.start(ctx); err != nil {
+	s.say("%s is stopped", m.Name)
+	m.Stop(true)
+	suite.Pause(ctx, calmBetween)
+	if err := m.Start(ctx); err != nil {
 		return nil, err
 	}
 	return func() {
 		if !gone {
-			s.fail("%s still had sockets %v after its drain began", m.name, drainLimit)
+			s.fail("%s still had sockets %v after its drain began", m.Name, drainLimit)
 		}
-		if n := s.history().ups(m.name, e.begin.Add(proxyNotices), e.end); n > 0 {
+		if n := s.history().ups(m.Name, e.begin.Add(proxyNotices), e.end); n > 0 {
 			s.fail("%d sessions began at the member that is being drained", n)
 		}
 		e.others()

@@ -16,7 +16,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"syscall"
 	"time"
 
@@ -25,41 +24,15 @@ import (
 	"github.com/roost-server/roost/loadtest/chaos/kafkawire"
 	"github.com/roost-server/roost/loadtest/chaos/nodes"
 	"github.com/roost-server/roost/loadtest/clustertest/netlab"
-)
-
-// Exit codes beside 0.
-const (
-	exitBad         = 1   // a scenario failed, or could not be run
-	exitInterrupted = 130 // Ctrl-C
+	"github.com/roost-server/roost/loadtest/internal/suite"
 )
 
 // errBad is the error of a run with scenarios that failed: it has been printed.
 var errBad = errors.New("scenarios failed")
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := command().ExecuteContext(ctx)
-	interrupted := ctx.Err() != nil
-	stop()
-	switch {
-	case interrupted:
-		os.Exit(exitInterrupted)
-	case err != nil:
-		if !errors.Is(err, errBad) {
-			fmt.Fprintln(os.Stderr, "clustertest:", err)
-		}
-		os.Exit(exitBad)
-	}
-}
-
-func command() *cobra.Command {
-	root := &cobra.Command{
-		Use: "clustertest", Short: "Break a Roost cluster on hosts of its own, and measure what came of it",
-		Args: cobra.NoArgs, SilenceUsage: true, SilenceErrors: true,
-		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
-	}
-	root.AddCommand(runCommand(), listCommand(), sweepCommand(), nodesCommand(), doorCommand())
-	return root
+	suite.Main(suite.Command("clustertest", "Break a Roost cluster on hosts of its own, and measure what came of it",
+		runCommand(), listCommand(), sweepCommand(), nodesCommand(), doorCommand()), errBad)
 }
 
 func listCommand() *cobra.Command {
@@ -119,7 +92,7 @@ func doorCommand() *cobra.Command {
 			defer p.Close()
 			p.SetTarget(target)
 			fmt.Fprintln(c.OutOrStdout(), "open")
-			for n := 0; pause(c.Context(), time.Second); {
+			for n := 0; suite.Pause(c.Context(), time.Second); {
 				if made := p.Mended(); made > n {
 					fmt.Fprintf(c.OutOrStdout(), "%v %d group members were made to leave\n", time.Now().UTC().Format(time.RFC3339Nano), made-n)
 					n = made
@@ -161,7 +134,7 @@ func inside(ctx context.Context) (err error) {
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = time.Minute
 	err = cmd.Run()
-	if exit := new(exec.ExitError); errors.As(err, &exit) && exit.ExitCode() == exitBad {
+	if exit := new(exec.ExitError); errors.As(err, &exit) && exit.ExitCode() == suite.ExitBad {
 		return errBad
 	}
 	return err

@@ -41,7 +41,7 @@ func (s *stage) strike(hit ...*member) *event {
 	h := s.history()
 	e.begin = time.Now()
 	for _, m := range hit {
-		for node := range h.at(m.name, e.begin) {
+		for node := range h.at(m.Name, e.begin) {
 			e.affected[node] = true
 		}
 	}
@@ -53,7 +53,7 @@ func (e *event) over() { e.end = time.Now() }
 
 func (e *event) isHit(name string) bool {
 	for _, m := range e.hit {
-		if m.name == name {
+		if m.Name == name {
 			return true
 		}
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/roost-server/roost/loadtest/chaos/checker"
 	"github.com/roost-server/roost/loadtest/chaos/nodes"
+	"github.com/roost-server/roost/loadtest/internal/suite"
 	"github.com/roost-server/roost/protocol/record"
 )
 
@@ -53,7 +54,7 @@ func TestHistory(t *testing.T) {
 
 	require.Equal(t, 1, h.ups("m3", at(100), at(3000)), "c began at 100, which is not after")
 
-	e := &event{stage: s, hit: []*member{{name: "m1"}}}
+	e := &event{stage: s, hit: []*member{{Member: suite.NewMember("m1", suite.Host{})}}}
 	fell := h.downs(at(0), at(3000), func(c *nodes.Change) bool { return !e.isHit(c.Member) })
 	require.Equal(t, "m3: EOF", fell.examples())
 }

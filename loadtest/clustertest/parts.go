@@ -17,6 +17,7 @@ import (
 	"github.com/roost-server/roost/loadtest/chaos/apache"
 	"github.com/roost-server/roost/loadtest/chaos/nodes"
 	"github.com/roost-server/roost/loadtest/chaos/process"
+	"github.com/roost-server/roost/loadtest/internal/suite"
 )
 
 const (
@@ -42,10 +43,10 @@ func (s *stage) on(host, name, program string, args ...string) (*process.Process
 // startBroker runs the broker on its host and waits until it serves.
 func (s *stage) startBroker(ctx context.Context) error {
 	s.broker = s.at(brokerHost, kafkaPort)
-	if s.opt.kafka == onApache {
+	if s.opt.Kafka == suite.Apache {
 		b, err := apache.New(ctx, apache.Config{
 			Launcher: s.launcher, Dir: filepath.Join(s.dir, "kafka"), Host: s.lab.Addr(brokerHost).String(), Port: kafkaPort,
-			Kafka: s.opt.kafkaDir, Script: s.opt.kafkaSh, Say: s.say,
+			Kafka: s.opt.KafkaDir, Script: s.opt.KafkaSh, Say: s.say,
 			Wrap: func(program string, args ...string) (string, []string) {
 				return s.lab.Command(brokerHost, program, args...)
 			},
@@ -65,7 +66,7 @@ func (s *stage) startBroker(ctx context.Context) error {
 		return err
 	}
 	inside := fmt.Sprintf("127.0.0.1:%d", insidePort)
-	p, err := s.on(brokerHost, "broker", s.opt.roost, "broker", "--listen", inside, "--data", filepath.Join(s.dir, "broker"))
+	p, err := s.on(brokerHost, "broker", s.opt.Roost, "broker", "--listen", inside, "--data", filepath.Join(s.dir, "broker"))
 	if err != nil {
 		return err
 	}
@@ -90,7 +91,7 @@ func (s *stage) makeCertificates(ctx context.Context) error {
 		calls = append(calls, []string{"certs", "member", memberName(i), "--dir", s.dir})
 	}
 	for i, args := range calls {
-		p, err := s.launcher.Start(fmt.Sprintf("certs-%d", i), s.opt.roost, args...)
+		p, err := s.launcher.Start(fmt.Sprintf("certs-%d", i), s.opt.Roost, args...)
 		if err != nil {
 			return err
 		}
@@ -123,14 +124,14 @@ func (s *stage) startFleets(ctx context.Context) error {
 	if s.entry == "" {
 		addrs = nil
 		for _, m := range s.members {
-			addrs = append(addrs, s.at(m.name, nodesPort))
+			addrs = append(addrs, s.at(m.Name, nodesPort))
 		}
 	}
 	for i := range nodeHosts {
 		f := &fleet{stage: s, prefix: string(rune('a'+i)) + "-", sessions: filepath.Join(s.dir, "sessions-"+nodeHost(i)+".log")}
 		s.fleets = append(s.fleets, f)
 		args := []string{"nodes", "--members", strings.Join(addrs, ","), "--prefix", f.prefix, "--count", strconv.Itoa(s.opt.nodes),
-			"--seed", strconv.FormatUint(s.opt.seed+uint64(i), 10), "--runs", filepath.Join(s.dir, "runs-"+nodeHost(i)+".log"), "--sessions", f.sessions}
+			"--seed", strconv.FormatUint(s.opt.Seed+uint64(i), 10), "--runs", filepath.Join(s.dir, "runs-"+nodeHost(i)+".log"), "--sessions", f.sessions}
 		if s.can.cluster || s.entry != "" {
 			args = append(args, "--one")
 		}
@@ -142,7 +143,7 @@ func (s *stage) startFleets(ctx context.Context) error {
 	if !s.can.cluster && s.entry == "" {
 		want *= int64(len(s.members))
 	}
-	if !await(ctx, func() bool { return s.sessions() >= want }) {
+	if !suite.Await(ctx, func() bool { return s.sessions() >= want }) {
 		return fmt.Errorf("%d of %d sessions of nodes are open: %w", s.sessions(), want, ctx.Err())
 	}
 	s.say("%d sessions are open", want)

@@ -68,7 +68,7 @@ func run(ctx context.Context, o *options, out io.Writer) error {
 	if r.can, err = probe(ctx, o); err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "seed %d, %s broker, %d x %d nodes, %d records a second; logs in %s\n", o.seed, o.kafka, nodeHosts, o.nodes, o.rate, dir)
+	fmt.Fprintf(out, "seed %d, %s broker, %d x %d nodes, %d records a second; logs in %s\n", o.Seed, o.Kafka, nodeHosts, o.nodes, o.Rate, dir)
 	for _, lack := range r.can.lacks() {
 		fmt.Fprintln(out, "  the binary has no", lack)
 	}
@@ -87,8 +87,8 @@ func run(ctx context.Context, o *options, out io.Writer) error {
 		bad = slices.ContainsFunc(all, func(o *outcome) bool { return o.Result == failed })
 		err = r.conclude(all)
 	}
-	if o.keep || bad {
-		fmt.Fprintf(os.Stderr, "clustertest: seed %d; logs and data are kept in %s\n", o.seed, dir)
+	if o.Keep || bad {
+		fmt.Fprintf(os.Stderr, "clustertest: seed %d; logs and data are kept in %s\n", o.Seed, dir)
 	} else if e := os.RemoveAll(dir); e != nil {
 		err = errors.Join(err, e)
 	}
@@ -131,7 +131,7 @@ func (r *runner) scenario(ctx context.Context, s *scenario) *outcome {
 	}
 	o.Seconds = time.Since(begin).Round(100 * time.Millisecond).Seconds()
 	r.say("=== %s: %s after %.0f s", s.name, o.Result, o.Seconds)
-	if o.Result == passed && !r.opt.keep {
+	if o.Result == passed && !r.opt.Keep {
 		_ = os.RemoveAll(st.dir) // the whole directory goes at the end
 	}
 	return o
@@ -162,8 +162,8 @@ func (r *runner) conclude(all []*outcome) error {
 	}
 	w.Flush()
 	line, err := json.Marshal(map[string]any{
-		"scenarios": all, "failed": count(all, failed), "skipped": count(all, skipped), "kafka": r.opt.kafka,
-		"nodes": r.opt.nodes * nodeHosts, "rate": r.opt.rate, "seed": r.opt.seed,
+		"scenarios": all, "failed": count(all, failed), "skipped": count(all, skipped), "kafka": r.opt.Kafka,
+		"nodes": r.opt.nodes * nodeHosts, "rate": r.opt.Rate, "seed": r.opt.Seed,
 		"seconds": time.Since(r.started).Round(100 * time.Millisecond).Seconds(),
 	})
 	if err == nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/roost-server/roost/loadtest/clustertest/clock"
 	"github.com/roost-server/roost/loadtest/clustertest/netlab"
+	"github.com/roost-server/roost/loadtest/internal/suite"
 )
 
 // scenario is one thing that is done to a cluster.
@@ -59,16 +60,16 @@ func kill9(n int) func(context.Context, *stage) (func(), error) {
 	return func(ctx context.Context, s *stage) (func(), error) {
 		e := s.strike(s.members[:n]...)
 		for _, m := range e.hit {
-			s.say("kill -9 %s", m.name)
-			m.kill()
+			s.say("kill -9 %s", m.Name)
+			m.Kill()
 		}
-		if !pause(ctx, faultTime) {
+		if !suite.Pause(ctx, faultTime) {
 			return nil, ctx.Err()
 		}
 		e.over()
 		for _, m := range e.hit {
-			s.say("%s comes back", m.name)
-			if err := m.start(ctx); err != nil {
+			s.say("%s comes back", m.Name)
+			if err := m.Start(ctx); err != nil {
 				return nil, err
 			}
 		}
@@ -78,21 +79,21 @@ func kill9(n int) func(context.Context, *stage) (func(), error) {
 
 func freeze(ctx context.Context, s *stage) (func(), error) {
 	e := s.strike(s.members[0])
-	s.say("SIGSTOP %s", e.hit[0].name)
-	e.hit[0].freeze(ctx, faultTime)
+	s.say("SIGSTOP %s", e.hit[0].Name)
+	e.hit[0].Freeze(ctx, faultTime)
 	e.over()
-	s.say("SIGCONT %s", e.hit[0].name)
+	s.say("SIGCONT %s", e.hit[0].Name)
 	return func() { e.others(); e.moves(); e.returns(); e.recovers() }, ctx.Err()
 }
 
 // behind impairs a member's connection for a while.
 func behind(ctx context.Context, s *stage, rules ...netlab.Rule) (*event, error) {
 	e := s.strike(s.members[0])
-	s.say("a wire lies before %s", e.hit[0].name)
+	s.say("a wire lies before %s", e.hit[0].Name)
 	if err := s.impair(e.hit[0], rules...); err != nil {
 		return nil, err
 	}
-	pause(ctx, faultTime)
+	suite.Pause(ctx, faultTime)
 	for _, w := range s.wires {
 		passed, dropped := w.Counts()
 		s.say("the wire goes: it has passed %d packets and dropped %d", passed, dropped)
@@ -115,24 +116,24 @@ func (s *stage) cut(a string, others ...string) []netlab.Rule {
 func partitionMembers(ctx context.Context, s *stage) (func(), error) {
 	var others []string
 	for _, m := range s.members[1:] {
-		others = append(others, m.name)
+		others = append(others, m.Name)
 	}
-	e, err := behind(ctx, s, s.cut(s.members[0].name, others...)...)
+	e, err := behind(ctx, s, s.cut(s.members[0].Name, others...)...)
 	return func() { e.others(); e.stays(); e.recovers() }, err
 }
 
 func partitionKafka(ctx context.Context, s *stage) (func(), error) {
-	e, err := behind(ctx, s, s.cut(s.members[0].name, brokerHost)...)
+	e, err := behind(ctx, s, s.cut(s.members[0].Name, brokerHost)...)
 	return func() { e.others(); e.moves(); e.stays(); e.recovers() }, err
 }
 
 func oneWay(ctx context.Context, s *stage) (func(), error) {
-	e, err := behind(ctx, s, netlab.Rule{From: []netip.Addr{s.lab.Addr(s.members[0].name)}, To: []netip.Addr{s.lab.Addr(s.members[1].name)}, Loss: 1})
+	e, err := behind(ctx, s, netlab.Rule{From: []netip.Addr{s.lab.Addr(s.members[0].Name)}, To: []netip.Addr{s.lab.Addr(s.members[1].Name)}, Loss: 1})
 	return func() { e.others(); e.stays(); e.recovers() }, err
 }
 
 func slowLink(ctx context.Context, s *stage) (func(), error) {
-	e, err := behind(ctx, s, netlab.Rule{From: []netip.Addr{s.lab.Addr(s.members[0].name)}, Loss: 0.02, Delay: 100 * time.Millisecond})
+	e, err := behind(ctx, s, netlab.Rule{From: []netip.Addr{s.lab.Addr(s.members[0].Name)}, Loss: 0.02, Delay: 100 * time.Millisecond})
 	return func() { e.others(); e.stays(); e.recovers() }, err
 }
 
@@ -141,17 +142,17 @@ const clockJump = 10 * time.Second
 
 func jumpClock(ctx context.Context, s *stage) (func(), error) {
 	m := s.members[0]
-	p := m.process()
+	p := m.Process()
 	if p == nil {
-		return nil, fmt.Errorf("member %s is not there", m.name)
+		return nil, fmt.Errorf("member %s is not there", m.Name)
 	}
 	e := s.strike(m)
-	s.say("the clock of %s is %v ahead", m.name, clockJump)
+	s.say("the clock of %s is %v ahead", m.Name, clockJump)
 	if err := clock.Set(p.PID(), clockJump); err != nil {
 		return nil, err
 	}
-	pause(ctx, faultTime)
-	s.say("the clock of %s jumps back", m.name)
+	suite.Pause(ctx, faultTime)
+	s.say("the clock of %s jumps back", m.Name)
 	err := clock.Set(p.PID(), 0)
 	e.over()
 	return func() { e.others(); e.stays(); e.recovers() }, err
@@ -164,30 +165,30 @@ func rolling(ctx context.Context, s *stage) (func(), error) {
 	for i, m := range s.members {
 		begin := time.Now()
 		if s.can.drain {
-			s.say("%s is drained", m.name)
+			s.say("%s is drained", m.Name)
 			limit, cancel := context.WithTimeout(ctx, drainLimit)
 			err := m.drain(limit, s.members[(i+1)%len(s.members)])
 			cancel()
 			if err != nil {
 				return nil, err
 			}
-			if left := len(s.history().at(m.name, time.Now())); left > 0 {
-				s.fail("%d sockets are left at %s when its drain is done", left, m.name)
+			if left := len(s.history().at(m.Name, time.Now())); left > 0 {
+				s.fail("%d sockets are left at %s when its drain is done", left, m.Name)
 			}
 		}
-		s.say("%s is stopped", m.name)
-		m.stop(true)
-		if err := m.start(ctx); err != nil {
+		s.say("%s is stopped", m.Name)
+		m.Stop(true)
+		if err := m.Start(ctx); err != nil {
 			return nil, err
 		}
 		limit, cancel := context.WithTimeout(ctx, time.Minute)
-		up := m.awaitUp(limit)
+		up := m.AwaitUp(limit)
 		cancel()
 		if !up {
-			return nil, fmt.Errorf("%s does not come back", m.name)
+			return nil, fmt.Errorf("%s does not come back", m.Name)
 		}
-		s.say("%s is back after %v", m.name, round(time.Since(begin)))
-		if !pause(ctx, calmBetween) {
+		s.say("%s is back after %v", m.Name, round(time.Since(begin)))
+		if !suite.Pause(ctx, calmBetween) {
 			return nil, ctx.Err()
 		}
 	}

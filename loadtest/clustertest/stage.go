@@ -17,6 +17,7 @@ import (
 	"github.com/roost-server/roost/loadtest/chaos/process"
 	"github.com/roost-server/roost/loadtest/chaos/submit"
 	"github.com/roost-server/roost/loadtest/clustertest/netlab"
+	"github.com/roost-server/roost/loadtest/internal/suite"
 )
 
 // stage is the cluster of one scenario.
@@ -41,7 +42,7 @@ type stage struct {
 }
 
 func newStage(r *runner, sc *scenario, dir string, o *outcome) *stage {
-	return &stage{runner: r, sc: sc, dir: dir, topics: checker.NewTopics("roost."), load: newLoad(r.opt.partitions), result: o}
+	return &stage{runner: r, sc: sc, dir: dir, topics: checker.NewTopics("roost."), load: newLoad(r.opt.Partitions), result: o}
 }
 
 // fail notes why the scenario failed.
@@ -62,28 +63,6 @@ func (s *stage) show(format string, args ...any) {
 
 // figure is for the line of JSON.
 func (s *stage) figure(name string, v float64) { s.result.Figures[name] = v }
-
-// pause waits, and reports whether it could wait to the end.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
-}
-
-// await polls until cond holds; false when ctx ended before.
-func await(ctx context.Context, cond func() bool) bool {
-	for !cond() {
-		if !pause(ctx, 20*time.Millisecond) {
-			return false
-		}
-	}
-	return true
-}
 
 const (
 	upLimit   = 2 * time.Minute
@@ -111,7 +90,7 @@ func (s *stage) whole(ctx context.Context) (*checker.Report, error) {
 		return nil, errors.Join(err, ctx.Err())
 	}
 	s.wg.Go(func() { s.report(ctx) })
-	if !pause(ctx, warmUp+baseline) {
+	if !suite.Pause(ctx, warmUp+baseline) {
 		return nil, ctx.Err()
 	}
 	judge, err := s.sc.act(ctx, s)
@@ -120,7 +99,7 @@ func (s *stage) whole(ctx context.Context) (*checker.Report, error) {
 	}
 	s.say("all heals")
 	s.heal(ctx)
-	pause(ctx, aftermath)
+	suite.Pause(ctx, aftermath)
 	if err := s.submit.Finish(ctx); err != nil {
 		return nil, fmt.Errorf("submitter: %w", err)
 	}
@@ -141,7 +120,7 @@ func (s *stage) end(ctx context.Context) (*checker.Report, error) {
 	}
 	wg.Wait()
 	for _, m := range s.members {
-		wg.Go(func() { m.stop(true) })
+		wg.Go(func() { m.Stop(true) })
 	}
 	wg.Wait()
 	if err := s.watch.Stop(); err != nil {
@@ -172,22 +151,15 @@ func (s *stage) setUp(ctx context.Context) error {
 		return err
 	}
 	for i := range s.sc.size() {
-		s.members = append(s.members, &member{name: memberName(i), stage: s})
+		s.members = append(s.members, newMember(s, memberName(i)))
 	}
 	if s.sc.prepare != nil {
 		if err := s.sc.prepare(limit, s); err != nil {
 			return err
 		}
 	}
-	for _, m := range s.members {
-		if err := m.start(ctx); err != nil {
-			return err
-		}
-	}
-	for _, m := range s.members {
-		if !m.awaitUp(limit) {
-			return fmt.Errorf("member %s does not come up; see %s", m.name, s.dir)
-		}
+	if err := suite.StartAll(ctx, limit, s.members, s.dir); err != nil {
+		return err
 	}
 	if err := s.startFleets(limit); err != nil {
 		return err
@@ -210,13 +182,13 @@ func (s *stage) startLoad(ctx, limit context.Context) (err error) {
 		ids = append(ids, f.ids()...)
 	}
 	if s.submit, err = submit.Start(ctx, submit.Config{
-		Brokers: []string{s.broker}, Topic: s.topics.Jobs, Partitions: int32(s.opt.partitions), Rate: s.opt.rate,
-		Seed: s.opt.seed, Nodes: ids, Path: filepath.Join(s.dir, submittedFile), Made: s.load.made, Acked: s.load.acked,
+		Brokers: []string{s.broker}, Topic: s.topics.Jobs, Partitions: int32(s.opt.Partitions), Rate: s.opt.Rate,
+		Seed: s.opt.Seed, Nodes: ids, Path: filepath.Join(s.dir, submittedFile), Made: s.load.made, Acked: s.load.acked,
 	}); err != nil {
 		return err
 	}
-	if !await(limit, func() bool { return len(s.load.owners()) == s.opt.partitions }) {
-		return fmt.Errorf("%d of %d shards have had outcomes: %w", len(s.load.owners()), s.opt.partitions, limit.Err())
+	if !suite.Await(limit, func() bool { return len(s.load.owners()) == s.opt.Partitions }) {
+		return fmt.Errorf("%d of %d shards have had outcomes: %w", len(s.load.owners()), s.opt.Partitions, limit.Err())
 	}
 	s.say("all shards work")
 	return nil
@@ -232,8 +204,8 @@ func (s *stage) heal(ctx context.Context) {
 	s.wires = nil
 	for _, m := range s.members {
 		limit, cancel := context.WithTimeout(ctx, time.Minute)
-		if !m.awaitUp(limit) && ctx.Err() == nil {
-			s.fail("member %s does not serve a minute after all was healed", m.name)
+		if !m.AwaitUp(limit) && ctx.Err() == nil {
+			s.fail("member %s does not serve a minute after all was healed", m.Name)
 		}
 		cancel()
 	}
@@ -245,7 +217,7 @@ func (s *stage) settle(ctx context.Context) {
 	limit, cancel := context.WithTimeout(ctx, settleLimit)
 	defer cancel()
 	begin, said := time.Now(), false
-	if !await(limit, func() bool {
+	if !suite.Await(limit, func() bool {
 		if !said && time.Since(begin) > stuckAfter {
 			said = true
 			s.sayStuck()
@@ -264,7 +236,7 @@ func (s *stage) settle(ctx context.Context) {
 	limit, cancel = context.WithTimeout(ctx, markLimit)
 	defer cancel()
 	for p, end := range ends {
-		if !await(limit, func() bool { at, _ := s.watch.Watermark(int32(p)); return at >= end }) {
+		if !suite.Await(limit, func() bool { at, _ := s.watch.Watermark(int32(p)); return at >= end }) {
 			at, _ := s.watch.Watermark(int32(p))
 			s.say("partition %d ends at %d, and its watermark is %d after %v", p, end, at, markLimit)
 			return
@@ -277,8 +249,8 @@ func (s *stage) sayStuck() {
 	h, owners := s.history(), s.load.owners()
 	home := map[string]string{}
 	for _, m := range s.members {
-		for node := range h.at(m.name, time.Now()) {
-			home[node] = m.name
+		for node := range h.at(m.Name, time.Now()) {
+			home[node] = m.Name
 		}
 	}
 	where := map[string]int{}
@@ -294,7 +266,7 @@ func (s *stage) sayStuck() {
 
 // impair puts a wire before a member until all is healed.
 func (s *stage) impair(m *member, rules ...netlab.Rule) error {
-	w, err := s.lab.Impair(m.name, rules...)
+	w, err := s.lab.Impair(m.Name, rules...)
 	if err == nil {
 		s.wires = append(s.wires, w)
 	}
@@ -302,7 +274,7 @@ func (s *stage) impair(m *member, rules ...netlab.Rule) error {
 }
 
 func (s *stage) report(ctx context.Context) {
-	for pause(ctx, 5*time.Second) {
+	for suite.Pause(ctx, 5*time.Second) {
 		s.progress()
 	}
 }
@@ -310,7 +282,7 @@ func (s *stage) report(ctx context.Context) {
 func (s *stage) progress() {
 	var who []string
 	for _, m := range s.members {
-		who = append(who, m.status())
+		who = append(who, m.Status())
 	}
 	submitted, _, unsure := s.submit.Counts()
 	assignments, outcomes := s.load.counts()

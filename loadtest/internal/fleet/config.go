@@ -5,9 +5,9 @@ package fleet
 import (
 	"fmt"
 	"net/netip"
-	"strconv"
 	"time"
 
+	"github.com/roost-server/roost/loadtest/internal/nodes"
 	"github.com/roost-server/roost/protocol"
 )
 
@@ -18,32 +18,20 @@ const (
 	DefaultCredit      = 64
 )
 
+// MaxNodes is how many nodes a test may have.
+const MaxNodes = 10_000_000
+
 // portsPerSource is how many connections go from one loopback source address to one
 // server address: Linux's default range of ephemeral ports has 28,232.
 const portsPerSource = 20_000
 
 // Config says what nodes to simulate. [Config.Validate] fills in the defaults.
-type Config struct {
-	Servers     []netip.AddrPort // where nodes connect, in turn
-	Nodes       int              // how many
-	NodePrefix  string           // of node ids, before the number; default "sim-"
-	Seed        uint64           // of attributes and jitter
-	Credential  []byte           // sent in HELLO; may be empty
-	Credit      uint32           // jobs at once that a node asks for
-	InFlight    int              // nodes between dialling and WELCOME at a time
-	OpenTimeout time.Duration    // from dialling to WELCOME
-
-	// OnJob sees the args of each JOB as it is received, on the loop, right before it
-	// is answered; the answer leaves with the one write that ends the same read. What
-	// it changes in args, it changes in the output. It may be nil, and must not keep
-	// args.
-	OnJob func(args []byte)
-}
+type Config nodes.Spec
 
 // Validate refuses what cannot work, naming the flag, and fills in the defaults.
 func (c *Config) Validate() error {
 	if c.NodePrefix == "" {
-		c.NodePrefix = "sim-"
+		c.NodePrefix = nodes.DefaultPrefix
 	}
 	if c.Credit == 0 {
 		c.Credit = DefaultCredit
@@ -57,11 +45,13 @@ func (c *Config) Validate() error {
 	switch {
 	case len(c.Servers) == 0:
 		return fmt.Errorf("--server: no address; host:port is expected")
-	case c.Nodes < 1 || c.Nodes > 10_000_000:
-		return fmt.Errorf("--nodes: %d; allowed are 1 to 10000000", c.Nodes)
+	case c.Nodes < 1 || c.Nodes > MaxNodes:
+		return fmt.Errorf("--nodes: %d; allowed are 1 to %d", c.Nodes, MaxNodes)
+	case c.First < 0 || c.First > MaxNodes || c.Of != 0 && c.Of < c.First+c.Nodes || c.Of > MaxNodes:
+		return fmt.Errorf("nodes %d to %d of %d: a part of the whole test is expected, which has at most %d", c.First, c.First+c.Nodes-1, c.Of, MaxNodes)
 	case !protocol.ValidID(c.NodePrefix):
 		return fmt.Errorf("--node-prefix: %q; printable characters without spaces are expected", c.NodePrefix)
-	case len(c.ID(c.Nodes-1)) > protocol.MaxNodeIDBytes:
+	case len(c.ID(c.First)) > protocol.MaxNodeIDBytes:
 		return fmt.Errorf("--node-prefix: %d bytes; at most %d are allowed", len(c.NodePrefix), protocol.MaxNodeIDBytes-8)
 	case len(c.Credential) > protocol.MaxCredentialBytes:
 		return fmt.Errorf("--credential: %d bytes; at most %d are allowed", len(c.Credential), protocol.MaxCredentialBytes)
@@ -71,27 +61,27 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("--in-flight: %d; at least 1 is needed", c.InFlight)
 	case c.OpenTimeout < 0:
 		return fmt.Errorf("--open-timeout: %v; a positive duration is expected", c.OpenTimeout)
+	case c.RunFor < 0:
+		return fmt.Errorf("run_for: %v; it cannot be negative", c.RunFor)
+	}
+	return c.checkSources()
+}
+
+// checkSources refuses sources that cannot reach the servers.
+func (c *Config) checkSources() error {
+	for _, src := range c.Sources {
+		for _, s := range c.Servers {
+			if src.Unmap().Is4() != s.Addr().Unmap().Is4() {
+				return fmt.Errorf("--source: %v cannot reach %v: one is IPv4 and the other IPv6", src, s)
+			}
+		}
 	}
 	return nil
 }
 
-// ID returns the id of node i, such as "sim-000123". All ids of a configuration have
-// the same length.
-func (c *Config) ID(i int) string { return string(c.appendID(nil, i)) }
-
-func (c *Config) appendID(dst []byte, i int) []byte {
-	dst = append(dst, c.NodePrefix...)
-	width := 6
-	for n := 1_000_000; n < c.Nodes; n *= 10 {
-		width++
-	}
-	var digits [20]byte
-	d := strconv.AppendInt(digits[:0], int64(i), 10)
-	for range width - len(d) {
-		dst = append(dst, '0')
-	}
-	return append(dst, d...)
-}
+// ID returns the id of the node with a number, such as "sim-000123". All ids of a test
+// have the same length.
+func (c *Config) ID(number int) string { return (*nodes.Spec)(c).ID(number) }
 
 // FilesNeeded is how many file descriptors the nodes and the process around them take.
 func (c *Config) FilesNeeded() int { return c.Nodes + FilesReserve }
@@ -100,11 +90,16 @@ func (c *Config) FilesNeeded() int { return c.Nodes + FilesReserve }
 // connections, standard streams and /proc.
 const FilesReserve = 64
 
-// source returns the address that node i connects from, when it has to be chosen:
-// between two loopback addresses there are fewer ports than nodes may want.
+// source returns the address that node number i connects from, when it has to be chosen:
+// one of Sources, or, where these are not given, one of loopback, when between two
+// addresses of it there are fewer ports than nodes want. Each pair of source and server
+// is used before any is used twice.
 func (c *Config) source(i int) (netip.Addr, bool) {
+	if n := len(c.Sources); n > 0 {
+		return c.Sources[i/len(c.Servers)%n].Unmap(), true
+	}
 	perSource := portsPerSource * len(c.Servers)
-	if c.Nodes <= perSource {
+	if (*nodes.Spec)(c).NumberOf() <= perSource {
 		return netip.Addr{}, false
 	}
 	for _, s := range c.Servers {

@@ -44,7 +44,7 @@ func (f *Fleet) dial() {
 				f.drop(n)
 			}
 			f.connect(n, int(t.idx))
-		case f.fresh < len(f.nodes):
+		case f.mayRamp():
 			i := f.fresh
 			f.fresh++
 			f.connect(&f.nodes[i], i)
@@ -67,9 +67,9 @@ func (f *Fleet) connect(n *node, i int) {
 	}
 	n.fd = int32(fd)
 	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
-	if src, ok := f.cfg.source(i); ok {
+	if src, ok := f.cfg.source(f.cfg.First + i); ok {
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
-		if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: src.As4()}); err != nil {
+		if err := unix.Bind(fd, sockaddr(netip.AddrPortFrom(src, 0))); err != nil {
 			f.dialFailed(n, i, "bind to "+src.String(), err)
 			return
 		}
@@ -125,8 +125,8 @@ func (f *Fleet) elsewhere(n *node) uint16 {
 func (f *Fleet) hello(n *node, i int) {
 	n.state = stateHello
 	m := protocol.Hello{
-		Version: protocol.Version, NodeID: f.cfg.ID(i), Credential: f.cfg.Credential,
-		Credit: f.cfg.Credit, Agent: "roost-loadtest", Attributes: profile(f.cfg.Seed, i),
+		Version: protocol.Version, NodeID: f.cfg.ID(f.cfg.First + i), Credential: f.cfg.Credential,
+		Credit: f.cfg.Credit, Agent: "roost-loadtest", Attributes: profile(f.cfg.Seed, f.cfg.First+i),
 		LastIncarnation: n.incarnation,
 	}
 	out, err := f.enc.Append(append(f.out[:0], protocol.Preface...), &m)
@@ -151,7 +151,7 @@ func explain(what string, err error) string {
 	case errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE):
 		return text + "; raise the limit of open files (ulimit -n) or use fewer nodes"
 	case errors.Is(err, unix.EADDRNOTAVAIL):
-		return text + "; no free port: give several --server addresses or widen net.ipv4.ip_local_port_range"
+		return text + "; no free port: give several --server or --source addresses, or widen net.ipv4.ip_local_port_range"
 	}
 	return text
 }
@@ -200,7 +200,7 @@ func (f *Fleet) drop(n *node) {
 		f.st.Forgotten += uint64(n.unacked)
 		f.st.Unacked -= int64(n.unacked)
 	}
-	n.unacked, n.in, n.out = 0, nil, nil
+	n.unacked, n.in, n.out, n.deaf = 0, nil, nil, false
 	n.gen++ // what was planned for this connection is void
 	if n.fd >= 0 {
 		_ = unix.Close(int(n.fd)) // leaves the epoll set with it

@@ -10,11 +10,14 @@
 //
 // Nodes keep the rules of the protocol: they send something within every heartbeat,
 // answer PING, and come back after CLOSE, GOAWAY or a lost connection as the reason's
-// range says, with jittered backoff, at most [Config.InFlight] of them opening at a
-// time. They answer each JOB at once by a RESULT "ok" whose output is the job's args, which
-// [Config.OnJob] may stamp.
-// They hold no outbox: results not acknowledged are counted and forgotten with the
-// session.
+// range says, with jittered backoff, at most InFlight of them opening at a time. They
+// answer each JOB by a RESULT "ok" whose output is the job's args, stamped when the
+// configuration says so: at once, or after the time that the args or the configuration
+// name. They hold no outbox: jobs that run and results not acknowledged are forgotten
+// with the session.
+//
+// A load test moves them as a [nodes.Group]: it connects them at a rate, cuts their
+// sockets, or has some of them stop reading.
 //
 // Linux only. Fields of [Fleet] under mu are for any goroutine, all others belong to
 // the loop.

@@ -34,18 +34,31 @@ type Fleet struct {
 	done    chan struct{} // closed when the loop has ended
 	stop    atomic.Bool
 	once    sync.Once // of Stop
-	wakeFD  int       // closed by Stop, after the loop
 
-	mu    sync.Mutex
-	shown Stats
+	mu     sync.Mutex
+	shown  Stats
+	asked  []func() // what the loop is to do
+	wakeFD int      // -1 when Stop has closed it, after the loop
 
 	// The loop's own.
 	ep            int
 	nodes         []node
 	addrs         []netip.AddrPort
-	later         timers
-	parting       bool // what a failed connection still holds is being read
-	opening       int  // nodes in stateConnecting or stateHello
+	later         heap[timer]
+	answers       heap[answer] // of jobs that run
+	rampTo        int          // how many nodes are to be connected, of all
+	rampPerS      float64      // 0: as fast as they are welcomed
+	rampBegan     time.Time    // the first
+	rampDue       float64      // nodes that the ramp may dial now
+	rampMs        int64
+	churnPerS     float64
+	churnDue      float64 // sockets that churn may cut now
+	churnMs       int64
+	slow          float64 // fraction of the nodes that do not read
+	cuts          uint64  // calls of Cut
+	minAccept     int64   // the shortest time after which any WELCOME wants a job to be accepted
+	parting       bool    // what a failed connection still holds is being read
+	opening       int     // nodes in stateConnecting or stateHello
 	openQueue     []timer
 	fresh         int // the next node that was never dialled
 	nowMs         int64
@@ -77,9 +90,20 @@ type messages struct {
 	close   protocol.Close
 }
 
-// Start validates the configuration and begins to connect the nodes. The caller ends
-// the fleet with [Fleet.Stop].
+// Start validates the configuration and begins to connect all nodes, as fast as they
+// are welcomed. The caller ends the fleet with [Fleet.Stop].
 func Start(cfg Config) (*Fleet, error) {
+	f, err := open(cfg)
+	if err != nil {
+		return nil, err
+	}
+	f.ramp(len(f.nodes), 0)
+	go f.run()
+	return f, nil
+}
+
+// open makes a fleet whose loop does not run yet.
+func open(cfg Config) (*Fleet, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
@@ -87,13 +111,13 @@ func Start(cfg Config) (*Fleet, error) {
 		cfg: cfg, started: time.Now(),
 		settled: make(chan struct{}), done: make(chan struct{}),
 		nodes: make([]node, cfg.Nodes), addrs: append([]netip.AddrPort(nil), cfg.Servers...),
-		rng: rand.New(rand.NewPCG(cfg.Seed, 0x726f6f7374)),
+		rng: rand.New(rand.NewPCG(cfg.Seed, 0x726f6f7374+uint64(cfg.First))),
 		buf: make([]byte, readBytes), enc: protocol.NewEncoder(), dec: protocol.NewDecoder(),
 		closes: map[protocol.Reason]uint64{}, closesChanged: true,
 	}
 	for i := range f.nodes {
 		f.nodes[i].fd = -1
-		f.nodes[i].addr = uint16(i % len(cfg.Servers))
+		f.nodes[i].addr = uint16((cfg.First + i) % len(cfg.Servers))
 	}
 	var err error
 	if f.ep, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
@@ -109,7 +133,6 @@ func Start(cfg Config) (*Fleet, error) {
 		return nil, fmt.Errorf("epoll: %w", err)
 	}
 	f.publish()
-	go f.run()
 	return f, nil
 }
 
@@ -125,11 +148,23 @@ func (f *Fleet) Done() <-chan struct{} { return f.done }
 func (f *Fleet) Stop() {
 	f.once.Do(func() {
 		f.stop.Store(true)
-		one := [8]byte{0: 1}
-		_, _ = unix.Write(f.wakeFD, one[:])
+		f.wake()
 		<-f.done
+		f.mu.Lock()
 		_ = unix.Close(f.wakeFD)
+		f.wakeFD = -1
+		f.mu.Unlock()
 	})
+}
+
+// wake ends the loop's sleep.
+func (f *Fleet) wake() {
+	one := [8]byte{0: 1}
+	f.mu.Lock()
+	if f.wakeFD >= 0 {
+		_, _ = unix.Write(f.wakeFD, one[:])
+	}
+	f.mu.Unlock()
 }
 
 func (f *Fleet) closeLoopFiles() {
@@ -153,6 +188,9 @@ func (f *Fleet) run() {
 		for i := range max(n, 0) {
 			f.onEvent(&events[i])
 		}
+		f.obey()
+		f.answerDue()
+		f.churn()
 		f.dial()
 		f.expireOpening()
 		f.heartbeats()
@@ -172,20 +210,29 @@ func (f *Fleet) settleAndPublish() {
 
 // waitMs is how long the loop may sleep: not at all while nodes can be dialled.
 func (f *Fleet) waitMs() int {
+	wait := int64(tickMs)
 	if f.opening < f.cfg.InFlight {
-		if f.fresh < len(f.nodes) {
-			return 0
+		if f.fresh < f.rampTo {
+			if f.rampPerS == 0 {
+				return 0
+			}
+			wait = min(wait, int64((1-f.rampDue)/f.rampPerS*1000)+1)
 		}
 		if len(f.later) > 0 {
-			return int(min(tickMs, max(0, f.later[0].dueMs-f.nowMs)))
+			wait = min(wait, f.later[0].dueMs-f.nowMs)
 		}
 	}
-	return tickMs
+	if len(f.answers) > 0 {
+		wait = min(wait, f.answers[0].dueMs-f.nowMs)
+	}
+	return int(max(0, wait))
 }
 
 func (f *Fleet) onEvent(ev *unix.EpollEvent) {
-	if ev.Pad < 0 {
-		return // woken by Stop
+	if ev.Pad < 0 { // woken
+		var b [8]byte
+		_, _ = unix.Read(int(ev.Fd), b[:])
+		return
 	}
 	n := &f.nodes[ev.Pad]
 	if n.fd != ev.Fd {

@@ -5,6 +5,9 @@ package fleet
 // NodeBytes is the most that a node's state may take, without partly received frames.
 const NodeBytes = 88
 
+// keptEntries is how large an empty heap may stay.
+const keptEntries = 1 << 10
+
 // state is where a node is in its life.
 type state uint8
 
@@ -31,7 +34,11 @@ type node struct {
 	addr        uint16 // index in Fleet.addrs
 	state       state
 	tries       uint8 // connections in a row that did not become sessions
+	deaf        bool  // reads nothing more from this connection
 }
+
+// due is what waits in a [heap] for its moment.
+type due interface{ at() int64 } // in milliseconds since start
 
 // timer is a moment at which a node is dialled (stateWaiting) or leaves after GOAWAY
 // (stateOpen), or at which an opening has taken too long. It is void when the node's
@@ -42,13 +49,22 @@ type timer struct {
 	gen   uint32
 }
 
-// timers is a binary heap by dueMs. container/heap would allocate for every entry.
-type timers []timer
+func (t timer) at() int64 { return t.dueMs }
 
-func (h *timers) push(t timer) {
+// answer is the RESULT of a job that runs. It is void when the node's gen has changed
+// since: what runs ends with its connection.
+type answer struct {
+	timer
+	frame []byte
+}
+
+// heap is a binary heap by at. container/heap would allocate for every entry.
+type heap[T due] []T
+
+func (h *heap[T]) push(t T) {
 	s := append(*h, t)
 	i := len(s) - 1
-	for i > 0 && s[(i-1)/2].dueMs > t.dueMs {
+	for i > 0 && s[(i-1)/2].at() > t.at() {
 		s[i] = s[(i-1)/2]
 		i = (i - 1) / 2
 	}
@@ -56,9 +72,11 @@ func (h *timers) push(t timer) {
 	*h = s
 }
 
-func (h *timers) pop() timer {
+func (h *heap[T]) pop() T {
 	s := *h
 	top, t := s[0], s[len(s)-1]
+	var none T
+	s[len(s)-1] = none
 	s = s[:len(s)-1]
 	i := 0
 	for {
@@ -66,10 +84,10 @@ func (h *timers) pop() timer {
 		if c >= len(s) {
 			break
 		}
-		if c+1 < len(s) && s[c+1].dueMs < s[c].dueMs {
+		if c+1 < len(s) && s[c+1].at() < s[c].at() {
 			c++
 		}
-		if s[c].dueMs >= t.dueMs {
+		if s[c].at() >= t.at() {
 			break
 		}
 		s[i] = s[c]
@@ -79,5 +97,8 @@ func (h *timers) pop() timer {
 		s[i] = t
 	}
 	*h = s
+	if len(s) == 0 && cap(s) > keptEntries {
+		*h = nil // memory only while something waits
+	}
 	return top
 }

@@ -2,7 +2,10 @@
 
 package fleet
 
-import "github.com/roost-server/roost/protocol"
+import (
+	"github.com/roost-server/roost/loadtest/internal/nodes"
+	"github.com/roost-server/roost/protocol"
+)
 
 // place is where a node may be: nodes are spread unevenly, as real fleets are, by the
 // order of the list.
@@ -40,19 +43,10 @@ var (
 	kindSets  = [][]string{{"echo"}, {"echo", "http"}, {"echo", "http", "ping"}, {"echo", "dns", "http", "ping", "traceroute"}}
 )
 
-// mix is the finalizer of SplitMix64 (Steele, Lea and Flood, 2014): a cheap hash for
-// attributes that depend on the seed and the node alone.
-func mix(x uint64) uint64 {
-	x += 0x9e3779b97f4a7c15
-	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
-	x = (x ^ x>>27) * 0x94d049bb133111eb
-	return x ^ x>>31
-}
-
-// profile returns the attributes of node i: the same for the same seed. The slices
+// profile returns the attributes of node number i: the same for the same seed. The slices
 // are shared and read-only.
 func profile(seed uint64, i int) protocol.Attributes {
-	h := mix(seed ^ mix(uint64(i)))
+	h := nodes.Mix(seed ^ nodes.Mix(uint64(i)))
 	take := func(n int) int {
 		v := int(h % uint64(n))
 		h /= uint64(n)

@@ -4,9 +4,12 @@ package fleet
 
 import (
 	"fmt"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/roost-server/roost/loadtest/internal/nodes"
+	"github.com/roost-server/roost/loadtest/internal/stamp"
 	"github.com/roost-server/roost/protocol"
 )
 
@@ -115,7 +118,7 @@ func (f *Fleet) handle(n *node, i int, t protocol.Type, body []byte) error {
 	m := &f.msg
 	switch t {
 	case protocol.TypeJob:
-		return f.onJob(n, body)
+		return f.onJob(n, i, body)
 	case protocol.TypeResultAck:
 		if err := f.dec.Decode(body, &m.acks); err != nil {
 			return err
@@ -133,9 +136,9 @@ func (f *Fleet) handle(n *node, i int, t protocol.Type, body []byte) error {
 	case protocol.TypePong:
 		f.st.Pongs++
 	case protocol.TypeCancel:
-		f.st.Cancels++ // the RESULT went out when the JOB came in
+		f.st.Cancels++ // jobs run to their end
 	case protocol.TypeWelcome:
-		return f.onWelcome(n, body)
+		return f.onWelcome(n, i, body)
 	case protocol.TypeGoAway:
 		return f.onGoAway(n, i, body)
 	case protocol.TypeClose:
@@ -146,8 +149,8 @@ func (f *Fleet) handle(n *node, i int, t protocol.Type, body []byte) error {
 	return nil // unknown types are skipped
 }
 
-// onJob answers a job at once: ok, with its args as output.
-func (f *Fleet) onJob(n *node, body []byte) error {
+// onJob answers a job: ok, with its args as output, at once or when it has run.
+func (f *Fleet) onJob(n *node, i int, body []byte) error {
 	j, r := &f.msg.job, &f.msg.result
 	if err := f.dec.Decode(body, j); err != nil {
 		return err
@@ -156,16 +159,53 @@ func (f *Fleet) onJob(n *node, body []byte) error {
 		return protocol.Errorf(protocol.ReasonUnexpected, "JOB before WELCOME")
 	}
 	f.st.Jobs++
-	if f.cfg.OnJob != nil {
-		f.cfg.OnJob(j.Args)
+	runFor := stamp.Receive(j.Args, f.cfg.Stamp)
+	if runFor == 0 {
+		runFor = f.cfg.RunFor
 	}
-	r.JobID, r.Shard, r.Attempt, r.Output = j.JobID, j.Shard, j.Attempt, j.Args
-	if f.answer(r) {
-		f.st.Results++
-		f.st.Unacked++
-		n.unacked++
+	*r = protocol.Result{JobID: j.JobID, Shard: j.Shard, Attempt: j.Attempt, Output: j.Args}
+	if runFor > 0 {
+		f.runJob(n, i, runFor)
+	} else if f.answer(r) {
+		f.answered(n)
 	}
 	return nil
+}
+
+func (f *Fleet) answered(n *node) {
+	f.st.Results++
+	f.st.Unacked++
+	n.unacked++
+}
+
+// runJob keeps the answer to the job at hand until it is due.
+func (f *Fleet) runJob(n *node, i int, runFor time.Duration) {
+	j, r := &f.msg.job, &f.msg.result
+	if timeout := time.Duration(j.TimeoutMs) * time.Millisecond; timeout > 0 && runFor > timeout {
+		runFor, r.Outcome, r.Output = timeout, protocol.OutcomeTimeout, nil
+	}
+	if runFor.Milliseconds() >= f.minAccept {
+		f.answer(&protocol.Accepted{JobID: j.JobID, Shard: j.Shard, Attempt: j.Attempt})
+	}
+	r.DurationUs = uint64(runFor.Microseconds())
+	frame, err := f.enc.Append(nil, r)
+	if err != nil {
+		f.st.LastError = err.Error()
+		return
+	}
+	f.answers.push(answer{timer{f.nowMs + runFor.Milliseconds(), int32(i), n.gen}, frame})
+}
+
+// answerDue sends the results of jobs that have run to their end.
+func (f *Fleet) answerDue() {
+	for len(f.answers) > 0 && f.answers[0].dueMs <= f.nowMs {
+		a := f.answers.pop()
+		n := &f.nodes[a.idx]
+		if n.gen == a.gen && n.state == stateOpen {
+			f.answered(n)
+			f.write(n, int(a.idx), a.frame)
+		}
+	}
 }
 
 // answer appends a message to the output of this read.
@@ -179,7 +219,7 @@ func (f *Fleet) answer(m protocol.Message) bool {
 	return true
 }
 
-func (f *Fleet) onWelcome(n *node, body []byte) error {
+func (f *Fleet) onWelcome(n *node, i int, body []byte) error {
 	w := &f.msg.welcome
 	if err := f.dec.Decode(body, w); err != nil {
 		return err
@@ -192,6 +232,12 @@ func (f *Fleet) onWelcome(n *node, body []byte) error {
 	f.opening--
 	f.st.Connected++
 	f.st.Sessions++
+	if a := int64(w.AcceptAfterMs); f.st.Sessions == 1 || a < f.minAccept {
+		f.minAccept = a
+	}
+	if f.slow > 0 && nodes.Hit(f.cfg.Seed, nodes.OfSlow, f.cfg.First+i, f.slow) {
+		f.setDeaf(n, i, true)
+	}
 	if hb := int64(w.HeartbeatMs); hb > 0 && (f.minHeartbeat == 0 || hb < f.minHeartbeat) {
 		f.minHeartbeat = hb
 	}
@@ -256,7 +302,7 @@ func (f *Fleet) write(n *node, i int, b []byte) bool {
 	}
 	if w < len(b) {
 		n.out = append(n.out, b[w:]...)
-		f.listen(n, i, unix.EPOLLIN|unix.EPOLLOUT)
+		f.listen(n, i)
 		return f.checkOut(n, i)
 	}
 	return true
@@ -286,15 +332,22 @@ func (f *Fleet) flush(n *node, i int) bool {
 		return false
 	case w == len(n.out):
 		n.out = nil
-		f.listen(n, i, unix.EPOLLIN)
+		f.listen(n, i)
 	default:
 		n.out = n.out[:copy(n.out, n.out[w:])]
 	}
 	return true
 }
 
-func (f *Fleet) listen(n *node, i int, events uint32) {
-	ev := unix.EpollEvent{Events: events, Fd: n.fd, Pad: int32(i)}
+// listen has the loop told of what the node waits for.
+func (f *Fleet) listen(n *node, i int) {
+	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: n.fd, Pad: int32(i)}
+	if n.deaf {
+		ev.Events = 0 // errors are told all the same
+	}
+	if len(n.out) > 0 {
+		ev.Events |= unix.EPOLLOUT
+	}
 	if err := unix.EpollCtl(f.ep, unix.EPOLL_CTL_MOD, int(n.fd), &ev); err != nil {
 		f.st.LastError = sysError("epoll_ctl", err)
 	}

@@ -18,7 +18,8 @@ type Stats struct {
 	DialErrors   uint64 // connections refused or failed before they were up
 	OpenTimeouts uint64 // connections given up without WELCOME
 	Sessions     uint64 // WELCOMEs received
-	Dropped      uint64 // connections that ended without CLOSE
+	Dropped      uint64 // connections that the member ended without CLOSE
+	Cut          uint64 // connections that were cut on purpose
 	GoAways      uint64
 	SlowServer   uint64 // connections given up because the member did not read
 	BadFrames    uint64 // frames from the member that break the protocol
@@ -34,7 +35,7 @@ type Stats struct {
 	Closes    map[protocol.Reason]uint64 // CLOSE frames received; never nil
 	LastError string                     // the newest failure, for people
 
-	ConnectTook time.Duration // from start until all nodes were connected, or dead; 0 before
+	ConnectTook time.Duration // from the first ramp until all nodes asked for were connected, or dead; 0 before
 	LoopCPU     time.Duration // CPU time of the loop's thread, system calls included
 }
 
@@ -69,11 +70,15 @@ func (f *Fleet) publish() {
 	f.mu.Unlock()
 }
 
-// settle notes the first moment at which every node is connected or has given up.
+// settle notes the first moment at which every node that was asked for is connected or
+// has given up.
 func (f *Fleet) settle() {
-	if f.st.ConnectTook == 0 && f.st.Connected+f.st.Dead == len(f.nodes) {
-		f.st.ConnectTook = time.Since(f.started)
-		f.publish()
+	if f.st.ConnectTook != 0 || f.fresh == 0 || f.fresh < f.rampTo || f.st.Connected+f.st.Dead < f.fresh {
+		return
+	}
+	f.st.ConnectTook = time.Since(f.rampBegan)
+	f.publish()
+	if f.fresh == len(f.nodes) {
 		close(f.settled)
 	}
 }

@@ -6,6 +6,7 @@ package membertest
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"io"
 	"net"
@@ -19,7 +20,8 @@ import (
 
 // Member is a running member. The fields up to the blank line are set before Start.
 type Member struct {
-	HeartbeatMs uint32
+	HeartbeatMs   uint32
+	AcceptAfterMs uint32 // default 1000
 	// OnAccept may refuse a connection before HELLO with the CLOSE it returns.
 	OnAccept func(n int) *protocol.Close
 	// OnHello may refuse a node with the CLOSE it returns; nil from it opens the session.
@@ -53,7 +55,14 @@ type Conn struct {
 	mu  sync.Mutex
 	enc *protocol.Encoder
 	out []byte
+	err error // with which reading ended
 }
+
+// RemoteAddr is where the node connected from.
+func (c *Conn) RemoteAddr() netip.AddrPort { return c.c.RemoteAddr().(*net.TCPAddr).AddrPort() }
+
+// Err is how the connection ended; nil while it lasts, or when the node said CLOSE.
+func (c *Conn) Err() error { c.mu.Lock(); defer c.mu.Unlock(); return c.err }
 
 // Start listens on a free port of loopback. The member is closed with the test.
 func Start(t testing.TB, m *Member) *Member {
@@ -156,6 +165,9 @@ func (m *Member) serve(c *Conn, k int) {
 	for {
 		t, body, err := readFrame(r)
 		if err != nil {
+			c.mu.Lock()
+			c.err = err
+			c.mu.Unlock()
 			return
 		}
 		if more, err := m.frame(c, dec, t, body); err != nil {
@@ -246,7 +258,7 @@ func (m *Member) hello(c *Conn, h *protocol.Hello) bool {
 	c.Node = h.NodeID
 	c.Send(&protocol.Welcome{
 		Version: 1, Incarnation: k, Member: "membertest", HeartbeatMs: m.HeartbeatMs,
-		AcceptAfterMs: 1000, MaxBodyBytes: protocol.MaxBodyBytes, ServerTimeMs: uint64(time.Now().UnixMilli()),
+		AcceptAfterMs: cmp.Or(m.AcceptAfterMs, 1000), MaxBodyBytes: protocol.MaxBodyBytes, ServerTimeMs: uint64(time.Now().UnixMilli()),
 	})
 	m.mu.Lock()
 	m.byNode[h.NodeID] = c

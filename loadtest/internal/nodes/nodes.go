@@ -75,4 +75,9 @@ type Stats struct {
 	// connected, or dead; 0 before.
 	ConnectTook time.Duration    `json:"connect_took"`
 	Load        timeline.Process `json:"load"` // of the processes that have the nodes
+	// Unstamped is how many nodes do not stamp although Spec.Stamp asked for it: their host
+	// has another clock. Latencies to and from a node leave them out.
+	Unstamped int `json:"unstamped,omitempty"`
+	// Problems are of the group itself, such as a worker that was lost: each is one of the run.
+	Problems []string `json:"problems,omitempty"`
 }

@@ -47,6 +47,12 @@ func RSS(pid int) (int64, error) {
 			return n, nil
 		}
 	}
+	return QuickRSS(pid)
+}
+
+// QuickRSS is RSS from status: it costs the same for a process of any size, and may lag
+// behind by some pages for each thread.
+func QuickRSS(pid int) (int64, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0, fmt.Errorf("resident memory: %w", err)

@@ -12,6 +12,9 @@ type Timeline struct {
 	Phases  []Phase  `json:"phases"`
 	Samples []Sample `json:"samples"`
 	Account Account  `json:"account"`
+	Storms  []Storm  `json:"storms,omitempty"`
+	// Interrupted: the run was ended early, by Ctrl-C or a failure.
+	Interrupted bool `json:"interrupted,omitempty"`
 	// Problems say where the server did not keep its word; empty when it did.
 	Problems []string `json:"problems"`
 }
@@ -42,6 +45,21 @@ type Phase struct {
 	Name    string `json:"name"`
 	BeginMs int64  `json:"begin_ms"` // since the start of the run
 	EndMs   int64  `json:"end_ms"`
+
+	// Of what ended in the phase, without buckets.
+	Whole   *Latency `json:"whole,omitempty"`
+	Deliver *Latency `json:"deliver,omitempty"`
+	Commit  *Latency `json:"commit,omitempty"`
+	Others  *Latency `json:"others,omitempty"` // whole, of the nodes that the phase's storm did not hit
+}
+
+// Storm is a moment at which sockets were cut.
+type Storm struct {
+	Phase         string `json:"phase"`
+	AtMs          int64  `json:"at_ms"` // since the start of the run
+	Cut           int    `json:"cut"`
+	ReconnectedMs int64  `json:"reconnected_ms"` // until all nodes were connected again; -1: never
+	RecoveredMs   int64  `json:"recovered_ms"`   // until all that was submitted before was recorded; -1: never
 }
 
 // Sample is how things stood at a moment. Counters count from the start of the run;
@@ -98,4 +116,7 @@ type Account struct {
 	Lost       int64            `json:"lost"`
 	Duplicates int64            `json:"twice"`
 	Outcomes   map[string]int64 `json:"outcomes"` // first outcomes, by their word
+	// ConnectTookMs is from the first dial until all nodes of the first ramp were
+	// connected; 0: unknown.
+	ConnectTookMs int64 `json:"connect_took_ms"`
 }

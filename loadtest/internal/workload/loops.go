@@ -2,90 +2,12 @@ package workload
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/roost-server/roost/protocol/record"
 )
-
-// produce sends jobs until ctx ends or there are enough: as slots become free (closed
-// loop) or as they become due (open loop), then with the time they were due.
-func (r *run) produce(ctx context.Context) {
-	var batch []*slot
-	var seq int64
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for ctx.Err() == nil && (r.cfg.Jobs == 0 || seq < r.cfg.Jobs) {
-		most := int64(r.slots.limit)
-		wait := time.Hour
-		if r.cfg.Rate > 0 {
-			most = int64(time.Since(r.started).Seconds()*r.cfg.Rate) + 1 - seq
-			if most <= 0 {
-				wait = r.due(seq) - time.Since(r.started)
-			}
-		}
-		if r.cfg.Jobs > 0 {
-			most = min(most, r.cfg.Jobs-seq)
-		}
-		batch = r.slots.take(batch[:0], int(max(most, 0)))
-		if len(batch) == 0 {
-			timer.Reset(wait)
-			select {
-			case <-ctx.Done():
-			case <-timer.C:
-			case <-r.slots.freed:
-			}
-			continue
-		}
-		for _, s := range batch {
-			r.send(s, seq)
-			seq++
-		}
-	}
-}
-
-// due is when job seq of an open loop is to be sent, since the start.
-func (r *run) due(seq int64) time.Duration {
-	return time.Duration(float64(seq) / r.cfg.Rate * float64(time.Second))
-}
-
-func (r *run) send(s *slot, seq int64) {
-	now := clock()
-	due := now
-	if r.cfg.Rate > 0 {
-		due = r.startNs + r.due(seq).Nanoseconds()
-	}
-	node := int(seq * int64(r.stride) % int64(len(r.keys)))
-	r.t.fill(s.value, s.idx, seq, due, r.cfg.NodeIDs[node])
-	s.rec = kgo.Record{Context: s, Topic: r.slots.topic, Partition: r.parts[node], Key: r.keys[node], Value: s.value}
-	r.slots.begin(s, seq, now)
-	r.produced.Add(1)
-	r.cl.Produce(s, &s.rec, r.promise)
-}
-
-// consume enters every result into the tally.
-func (r *run) consume(ctx context.Context) {
-	for {
-		fs := r.cl.PollRecords(ctx, pollRecords)
-		if ctx.Err() != nil || fs.IsClientClosed() {
-			return
-		}
-		now := clock()
-		fs.EachPartition(func(p kgo.FetchTopicPartition) {
-			if p.Err != nil && !errors.Is(p.Err, context.Canceled) {
-				r.note("consume " + p.Topic + ": " + p.Err.Error())
-			}
-			for _, rec := range p.Records {
-				slot, seq, first := r.tally.record(contentType(rec), rec.Value, now)
-				if first {
-					r.slots.ended(slot, seq)
-				}
-			}
-		})
-	}
-}
 
 // contentType returns the record's content type, without allocating for the usual ones.
 func contentType(rec *kgo.Record) string {
@@ -107,10 +29,8 @@ func contentType(rec *kgo.Record) string {
 
 // supervisor decides when a run is over. It is the state of one supervise call.
 type supervisor struct {
-	r            *run
-	f            *Figures
-	stopProducer func()
-	producerDone <-chan struct{}
+	r *run
+	f *Figures
 
 	begin, end        mark
 	warm, idle, ended bool // warm-up over; producer done; end is set
@@ -122,17 +42,16 @@ type supervisor struct {
 }
 
 // supervise takes the marks, reports progress, and returns when the run is over.
-func (r *run) supervise(ctx context.Context, producerDone <-chan struct{}, stopProducer func()) *Figures {
+func (r *run) supervise(ctx context.Context) *Figures {
 	s := &supervisor{
-		r: r, f: &Figures{Run: r.t.run, RecordBytes: len(r.t.value)}, stopProducer: stopProducer, producerDone: producerDone,
-		begin: r.mark(), warm: r.cfg.Warmup == 0,
+		r: r, f: &Figures{Run: r.run, RecordBytes: len(r.stream.one.value)}, begin: r.mark(), warm: r.cfg.Warmup == 0,
 	}
 	ticker := time.NewTicker(10 * time.Millisecond)
 	defer ticker.Stop()
 	for over := false; !over; {
 		<-ticker.C
 		s.f.Interrupted = s.f.Interrupted || ctx.Err() != nil
-		over = s.tick(time.Since(r.started), r.tally.outcomes())
+		over = s.tick(time.Since(r.stream.started), r.tally.outcomes())
 	}
 	s.finishMark()
 	s.f.between(s.begin, s.end)
@@ -155,7 +74,7 @@ func (s *supervisor) tick(now time.Duration, got int64) bool {
 		s.begin, s.warm = r.mark(), true
 	}
 	if now-s.shownAt >= time.Second && r.cfg.Progress != nil {
-		r.cfg.Progress(Progress{now, r.produced.Load(), float64(got-s.shown) / (now - s.shownAt).Seconds(), r.tally.counts()})
+		r.cfg.Progress(Progress{now, r.Submitted(), float64(got-s.shown) / (now - s.shownAt).Seconds(), r.tally.counts()})
 		s.shownAt, s.shown = now, got
 	}
 	stuck := now-s.newsAt >= r.patience(s.f.Interrupted)
@@ -163,7 +82,7 @@ func (s *supervisor) tick(now time.Duration, got int64) bool {
 		s.producing(now, stuck)
 		return false
 	}
-	if got+r.failed.Load() < r.produced.Load() {
+	if got+r.failed.Load() < r.Submitted() {
 		s.completeAt = 0
 		return stuck
 	}
@@ -179,10 +98,10 @@ func (s *supervisor) tick(now time.Duration, got int64) bool {
 func (s *supervisor) producing(now time.Duration, stuck bool) {
 	timed := s.r.cfg.Jobs == 0
 	if timed && now >= s.r.cfg.Duration || s.f.Interrupted || stuck {
-		s.stopProducer()
+		s.r.stream.stop()
 	}
 	select {
-	case <-s.producerDone:
+	case <-s.r.stream.Done():
 		s.idle, s.newsAt = true, now
 		if timed || s.f.Interrupted {
 			s.finishMark()
@@ -207,14 +126,8 @@ func (f *Figures) between(a, b mark) {
 
 // finish fills in what is known once the consumer has stopped.
 func (f *Figures) finish(r *run) {
-	f.Counts = r.tally.counts()
-	f.Produced, f.ProduceFailed = r.produced.Load(), r.failed.Load()
-	f.Lost = max(0, f.Produced-f.ProduceFailed-f.Outcomes)
+	t := r.Totals()
+	f.Counts, f.Produced, f.ProduceFailed, f.Lost = t.Counts, t.Submitted, t.ProduceFailed, t.Lost()
 	l := r.tally.measured()
 	f.Latency, f.Deliver, f.Commit, f.Append = l.whole, l.deliver, l.commit, l.append
-	r.errMu.Lock()
-	defer r.errMu.Unlock()
-	if f.LastError == "" {
-		f.LastError = r.lastErr
-	}
 }

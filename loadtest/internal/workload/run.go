@@ -2,16 +2,12 @@ package workload
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"fmt"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
-	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/roost-server/roost/loadtest/internal/stamp"
 	"github.com/roost-server/roost/protocol/record"
 )
 
@@ -20,8 +16,6 @@ const (
 	abortDrain = 5 * time.Second
 	// duplicateGrace is how long a run that has every outcome listens for second ones.
 	duplicateGrace = 500 * time.Millisecond
-	// maxOutstanding bounds the memory of an open loop that the server cannot follow.
-	maxOutstanding = 1 << 18
 	pollRecords    = 20_000
 )
 
@@ -88,12 +82,12 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("--nodes: at least 1 is needed")
 	case c.Rate < 0 || c.Rate > 10e6:
 		return fmt.Errorf("--rate: %v; allowed are 0 (closed loop) to 10000000", c.Rate)
-	case c.Window < 1 || c.Window > maxOutstanding:
-		return fmt.Errorf("--window: %d; allowed are 1 to %d", c.Window, maxOutstanding)
+	case c.Window < 1 || c.Window > MaxWindow:
+		return fmt.Errorf("--window: %d; allowed are 1 to %d", c.Window, MaxWindow)
 	case c.Size < MinSize || c.Size > MaxSize:
 		return fmt.Errorf("--size: %d; allowed are %d to %d", c.Size, MinSize, MaxSize)
-	case c.Jobs < 0 || c.Jobs > 1<<40-1:
-		return fmt.Errorf("--jobs: %d; allowed are 0 (until --duration) to %d", c.Jobs, int64(1<<40-1))
+	case c.Jobs < 0 || c.Jobs > maxJobs:
+		return fmt.Errorf("--jobs: %d; allowed are 0 (until --duration) to %d", c.Jobs, int64(maxJobs))
 	case c.Jobs == 0 && c.Duration <= 0:
 		return fmt.Errorf("--duration: %v; a positive duration is expected", c.Duration)
 	case c.Warmup < 0:
@@ -106,22 +100,9 @@ func (c *Config) Validate() error {
 
 // run is the state of one Run.
 type run struct {
-	cfg     Config
-	cl      *kgo.Client
-	t       *template
-	slots   *slots
-	tally   *tally
-	keys    [][]byte
-	parts   []int32
-	stride  int
-	started time.Time
-	startNs int64 // the same on the clock of stamps
-
-	produced atomic.Int64
-	failed   atomic.Int64
-	errMu    sync.Mutex
-	lastErr  string
-	promise  func(*kgo.Record, error)
+	*Load
+	cfg    Config
+	stream *Stream
 }
 
 // mark is a moment of a run with the counters that rates are made of.
@@ -138,100 +119,41 @@ func Run(ctx context.Context, cfg Config) (*Figures, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	r, err := prepare(ctx, cfg)
+	limit := cfg.Window
+	if cfg.Rate > 0 {
+		limit = MaxWindow
+	}
+	l, err := newLoad(ctx, LoadConfig{Brokers: cfg.Brokers, TopicPrefix: cfg.TopicPrefix, Names: list(cfg.NodeIDs), Most: limit})
 	if err != nil {
 		return nil, err
 	}
-	defer r.cl.Close()
-
-	consume, stopConsumer := context.WithCancel(context.Background())
-	produce, stopProducer := context.WithCancel(ctx)
-	defer stopConsumer()
-	defer stopProducer()
-	var consumer sync.WaitGroup
-	r.started, r.startNs = time.Now(), clock()
-	r.tally.warmNs = r.startNs + cfg.Warmup.Nanoseconds()
-	consumer.Go(func() { r.consume(consume) })
-	producerDone := make(chan struct{})
-	go func() { defer close(producerDone); r.produce(produce) }()
-
-	f := r.supervise(ctx, producerDone, stopProducer)
-	stopConsumer()
-	consumer.Wait()
+	defer l.cl.Close()
+	if cfg.Copies {
+		node := record.Target{Node: cfg.NodeIDs[0]}
+		if l.tally.copies, err = newTemplate(l.run, form{target: node, size: cfg.Size, ttl: DefaultTTL}); err != nil {
+			return nil, err
+		}
+	}
+	r := &run{Load: l, cfg: cfg}
+	l.tally.warmNs = stamp.Now() + cfg.Warmup.Nanoseconds()
+	l.read()
+	defer l.quiet()
+	if r.stream, err = l.Start(cfg.pace()); err != nil {
+		return nil, err
+	}
+	f := r.supervise(ctx)
+	r.stream.Stop()
+	l.quiet()
 	f.finish(r)
 	return f, nil
 }
 
-// NewRunID returns a new name for a run: the start of the ids of its jobs.
-func NewRunID() string {
-	var id [6]byte
-	_, _ = rand.Read(id[:]) // never fails
-	return hex.EncodeToString(id[:])
+func (c *Config) pace() Pace {
+	return Pace{Rate: c.Rate, Window: c.Window, Jobs: c.Jobs, Nodes: len(c.NodeIDs), Size: c.Size}
 }
-
-func prepare(ctx context.Context, cfg Config) (*run, error) {
-	r := &run{cfg: cfg, stride: stride(len(cfg.NodeIDs))}
-	var err error
-	if r.t, err = newTemplate(NewRunID(), cfg.NodeIDs[0], cfg.Size, jobTTL); err != nil {
-		return nil, err
-	}
-	limit := cfg.Window
-	if cfg.Rate > 0 {
-		limit = maxOutstanding
-	}
-	jobs, results := cfg.TopicPrefix+"jobs", cfg.TopicPrefix+"results"
-	r.slots = newSlots(r.t, jobs, limit)
-	r.tally = newTally(r.t, 0)
-	r.tally.copies = cfg.Copies
-	if r.cl, err = newClient(cfg.Brokers, limit); err != nil {
-		return nil, err
-	}
-	n, err := partitions(ctx, r.cl, jobs)
-	if err == nil {
-		for _, id := range cfg.NodeIDs {
-			r.keys = append(r.keys, []byte(id))
-			r.parts = append(r.parts, record.Partition(id, n))
-		}
-		n, err = partitions(ctx, r.cl, results)
-	}
-	var ends map[int32]kgo.Offset
-	if err == nil {
-		ends, err = endOffsets(ctx, r.cl, results, n)
-	}
-	if err != nil {
-		r.cl.Close()
-		return nil, err
-	}
-	r.cl.AddConsumePartitions(map[string]map[int32]kgo.Offset{results: ends})
-	r.promise = func(rec *kgo.Record, err error) { // one for all records
-		if err != nil {
-			r.failed.Add(1)
-			r.note("produce: " + err.Error())
-		}
-		if sent := r.slots.acked(rec.Context.(*slot), err != nil); err == nil {
-			r.tally.acked(sent, clock())
-		}
-	}
-	return r, nil
-}
-
-// stride returns a step that visits all n nodes before any twice, far from the last.
-func stride(n int) int {
-	for s := 7919; ; s++ {
-		a, b := s, n
-		for b != 0 {
-			a, b = b, a%b
-		}
-		if a == 1 {
-			return s
-		}
-	}
-}
-
-func (r *run) note(err string) { r.errMu.Lock(); r.lastErr = err; r.errMu.Unlock() }
 
 func (r *run) mark() mark {
-	m := mark{at: time.Since(r.started), outcomes: r.tally.outcomes()}
+	m := mark{at: time.Since(r.stream.started), outcomes: r.tally.outcomes()}
 	if r.cfg.ServerCPU != nil {
 		d, err := r.cfg.ServerCPU()
 		if err != nil {

@@ -24,12 +24,12 @@ const nodes = 20
 // against starts nodes on the bridge's member and returns a configuration for it.
 func against(t *testing.T, b *membertest.Bridge) Config {
 	t.Helper()
-	return stamped(t, b, Stamp)
+	return stamped(t, b, true)
 }
 
-func stamped(t *testing.T, b *membertest.Bridge, stamp func([]byte)) Config {
+func stamped(t *testing.T, b *membertest.Bridge, stamp bool) Config {
 	t.Helper()
-	f, err := fleet.Start(fleet.Config{Servers: append([]nodeAddr(nil), b.Member.Addr()), Nodes: nodes, OnJob: stamp})
+	f, err := fleet.Start(fleet.Config{Servers: append([]nodeAddr(nil), b.Member.Addr()), Nodes: nodes, Stamp: stamp})
 	require.NoError(t, err)
 	t.Cleanup(f.Stop)
 	<-f.Settled()
@@ -89,7 +89,7 @@ func requireParts(t *testing.T, f *Figures) {
 
 // Nodes that do not stamp what they get leave the parts unknown, not wrong.
 func TestPartsAreUnknownWithoutStamps(t *testing.T) {
-	c := stamped(t, membertest.StartBridge(t, &membertest.Bridge{}), nil)
+	c := stamped(t, membertest.StartBridge(t, &membertest.Bridge{}), false)
 	f, err := Run(context.Background(), c)
 	require.NoError(t, err)
 	require.Zero(t, f.Corrupt, f.LastError)

@@ -12,98 +12,117 @@ import (
 type slot struct {
 	context.Context
 	rec   kgo.Record
+	t     *template // value began as a copy of its
 	value []byte
 	idx   int32
 
 	// Guarded by slots.mu.
-	seq   int64 // the job that it carries; -1: none
-	sent  int64 // when it was handed to the Kafka client; see clock
-	await uint8 // what is still to come: awaitAck, awaitOutcome
+	st    *Stream
+	seq   int64 // of the first assignment of the job that it carries; -1: none
+	sent  int64 // when it was handed to the Kafka client; see stamp.Now
+	acked bool  // the broker has it; until then the client owns rec
+	open  int   // outcomes that are still to come
 }
 
-const (
-	awaitAck     = 1 << iota // the broker's acknowledgement, until which the client owns rec
-	awaitOutcome             // the outcome
-)
+// carry makes s ready for a job of the template.
+func (s *slot) carry(t *template) {
+	if s.t == t {
+		return
+	}
+	if cap(s.value) > 4*len(t.value) {
+		s.value = nil // one large job does not stay
+	}
+	s.t, s.value = t, append(s.value[:0], t.value...)
+}
 
 // slots hands out free slots. It grows up to limit.
 type slots struct {
-	t     *template
-	topic string
 	limit int
-	freed chan struct{} // has an element when free may have become longer
 
 	mu   sync.Mutex
 	all  []*slot
 	free []*slot
 }
 
-func newSlots(t *template, topic string, limit int) *slots {
-	return &slots{t: t, topic: topic, limit: limit, freed: make(chan struct{}, 1)}
-}
+func newSlots(limit int) *slots { return &slots{limit: limit} }
 
-// take moves up to max free slots to dst, makes new ones while the limit allows it,
-// and returns what it got, which may be nothing.
-func (p *slots) take(dst []*slot, most int) []*slot {
+// take moves up to most free slots to dst, for jobs of st, makes new ones while the
+// limit allows it, and returns what it got, which may be nothing.
+func (p *slots) take(st *Stream, dst []*slot, most int) []*slot {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	most = min(most, st.limit-st.open)
 	for len(dst) < most {
+		var s *slot
 		if n := len(p.free); n > 0 {
-			dst = append(dst, p.free[n-1])
+			s = p.free[n-1]
 			p.free = p.free[:n-1]
-			continue
+		} else {
+			if len(p.all) == p.limit {
+				break
+			}
+			s = &slot{Context: context.Background(), idx: int32(len(p.all)), seq: -1}
+			p.all = append(p.all, s)
 		}
-		if len(p.all) == p.limit {
-			break
-		}
-		s := &slot{Context: context.Background(), idx: int32(len(p.all)), seq: -1}
-		s.value = append(s.value, p.t.value...)
-		p.all = append(p.all, s)
+		s.st = st
 		dst = append(dst, s)
 	}
+	st.open += len(dst)
 	return dst
 }
 
-// begin makes s carry job seq.
-func (p *slots) begin(s *slot, seq, sentNs int64) {
+// begin makes s carry a job whose first assignment has number seq.
+func (p *slots) begin(s *slot, seq, sentNs int64, assignments int) {
 	p.mu.Lock()
-	s.seq, s.sent, s.await = seq, sentNs, awaitAck|awaitOutcome
+	s.seq, s.sent, s.acked, s.open = seq, sentNs, false, assignments
+	p.mu.Unlock()
+}
+
+// giveBack frees a slot that carries nothing.
+func (p *slots) giveBack(s *slot) {
+	p.mu.Lock()
+	s.acked, s.open = true, 0
+	p.release(s)
 	p.mu.Unlock()
 }
 
 // acked notes that the broker has s's record, or has refused it: then no outcome will
-// come. It returns when the record was handed to the Kafka client.
-func (p *slots) acked(s *slot, failed bool) (sentNs int64) {
+// come. It returns when the record was handed to the Kafka client, and how many
+// assignments have no outcome yet.
+func (p *slots) acked(s *slot, failed bool) (sentNs int64, open int) {
 	p.mu.Lock()
-	sentNs = s.sent
-	s.await &^= awaitAck
+	defer p.mu.Unlock()
+	sentNs, open = s.sent, s.open
+	s.acked = true
 	if failed {
-		s.await, s.seq = 0, -1
+		s.open = 0
 	}
 	p.release(s)
-	p.mu.Unlock()
-	return sentNs
+	return sentNs, open
 }
 
-// ended notes the outcome of job seq in slot idx. Outcomes of jobs that the slot does
-// not carry are ignored.
+// ended notes an outcome of the job in slot idx that begins with seq. Outcomes of jobs
+// that the slot does not carry are ignored.
 func (p *slots) ended(idx int32, seq int64) {
 	p.mu.Lock()
-	if int(idx) < len(p.all) && p.all[idx].seq == seq && p.all[idx].await&awaitOutcome != 0 {
-		p.all[idx].await &^= awaitOutcome
+	if int(idx) < len(p.all) && p.all[idx].seq == seq && p.all[idx].open > 0 {
+		p.all[idx].open--
 		p.release(p.all[idx])
 	}
 	p.mu.Unlock()
 }
 
+// release frees a slot once the broker has acknowledged its job and all outcomes came.
 func (p *slots) release(s *slot) {
-	if s.await != 0 {
+	if !s.acked || s.open > 0 {
 		return
 	}
 	s.seq = -1
-	p.free = append(p.free, s)
+	s.st.open--
 	select {
-	case p.freed <- struct{}{}:
+	case s.st.freed <- struct{}{}:
 	default:
 	}
+	s.st = nil
+	p.free = append(p.free, s)
 }

@@ -2,87 +2,59 @@ package workload
 
 import (
 	"bytes"
-	"encoding/binary"
 	"fmt"
-	"strconv"
-	"strings"
 	"time"
 
+	"github.com/roost-server/roost/loadtest/internal/stamp"
 	"github.com/roost-server/roost/protocol"
 	"github.com/roost-server/roost/protocol/record"
 )
 
-// Limits of Config.Size: the args begin with three numbers of 8 bytes, and have to fit
-// a payload with their msgpack header.
+// Limits of Config.Size: the args begin with the stamps, and have to fit a payload with
+// their msgpack header.
 const (
-	MinSize   = argsStamp
-	MaxSize   = protocol.MaxPayloadBytes - 5
-	argsStamp = 24
-
-	sentAt     = 0  // when the job was sent, or was due; see clock
-	seqAt      = 8  // the job's number
-	receivedAt = 16 // when the node received it; 0 until then
+	MinSize = stamp.Bytes
+	MaxSize = protocol.MaxPayloadBytes - 5
 )
 
-// began is the zero of clock.
-var began = time.Now()
-
-// clock is the one clock of all stamps of this process, in nanoseconds; it never
-// goes back.
-func clock() int64 { return int64(time.Since(began)) }
+// DefaultTTL is how long an abandoned job may stay in the server under test.
+const DefaultTTL = 10 * time.Minute
 
 // Stamp notes in a job's args, as they came in a JOB frame, that a node has received
 // the job now. A node that calls it before it returns the args as its output tells so
 // how long the job was on its way. Args of other producers are left alone.
-func Stamp(args []byte) {
-	if k := binHeader(args); k > 0 && len(args) >= k+argsStamp {
-		binary.BigEndian.PutUint64(args[k+receivedAt:], uint64(clock()))
-	}
-}
+func Stamp(args []byte) { stamp.Receive(args, true) }
 
-// binHeader is the length of a msgpack binary's header; 0: b is something else.
-func binHeader(b []byte) int {
-	if len(b) == 0 {
-		return 0
-	}
-	switch b[0] {
-	case 0xc4:
-		return 2
-	case 0xc5:
-		return 3
-	case 0xc6:
-		return 5
-	}
-	return 0
+// form is what the jobs of a template have in common.
+type form struct {
+	target   record.Target // a node stands for any of an id as long
+	size     int
+	ttl      time.Duration
+	attempts uint32
+	runFor   time.Duration
 }
-
-// jobTTL is how long an abandoned job may stay in the server under test.
-const jobTTL = 10 * time.Minute
 
 // template is a job record encoded once; a job of the run differs from it only in
 // fixed places of fixed length.
 type template struct {
 	run    string // identifies the run: the start of each job id
+	form   form
 	value  []byte
 	idAt   int
-	nodeAt int
+	nodeAt int // 0: the job is not for one node
 	argsAt int // of the bytes themselves
 	headAt int // of their msgpack header
-	size   int
 }
 
 // newTemplate encodes the first job through package record and finds the places that
-// change. All node ids of a run have the length of node.
-func newTemplate(run, node string, size int, ttl time.Duration) (*template, error) {
-	t := &template{run: run, size: size}
-	id := string(t.appendID(nil, 0, 0))
-	args := make([]byte, size)
-	for i := argsStamp; i < size; i++ {
-		args[i] = byte(i)
-	}
+// change.
+func newTemplate(run string, f form) (*template, error) {
+	t := &template{run: run, form: f}
+	id := string(appendID(nil, run, 0, 0))
+	args := pattern(f.size)
 	bin := appendBin(nil, args)
 	j := record.Job{
-		ID: id, Kind: "echo", Target: record.Target{Node: node}, Args: bin, TTL: ttl,
+		ID: id, Kind: "echo", Target: f.target, Args: bin, TTL: f.ttl, Attempts: f.attempts,
 	}
 	check := j // Validate fills in defaults, which records leave to the server
 	if err := check.Validate(); err != nil {
@@ -93,46 +65,51 @@ func newTemplate(run, node string, size int, ttl time.Duration) (*template, erro
 		return nil, err
 	}
 	t.idAt = bytes.Index(t.value, []byte(id))
-	t.nodeAt = t.idAt + len(id) + bytes.Index(t.value[t.idAt+len(id):], []byte(node))
-	t.argsAt = t.nodeAt + len(node) + bytes.Index(t.value[t.nodeAt+len(node):], args)
-	t.headAt = t.argsAt - (len(bin) - size)
+	at := t.idAt + len(id)
+	if node := f.target.Node; node != "" {
+		t.nodeAt = at + bytes.Index(t.value[at:], []byte(node))
+		at = t.nodeAt + len(node)
+	}
+	t.argsAt = at + bytes.Index(t.value[at:], args)
+	t.headAt = t.argsAt - (len(bin) - f.size)
 	return t, nil
 }
 
+// targets is how many assignments a job has.
+func (t *template) targets() int { return t.form.target.Size() }
+
 // fill writes one job into value, which has the length of t.value and began as a copy
-// of it. sentNs is the time that latency counts from.
-func (t *template) fill(value []byte, slot int32, seq, sentNs int64, node string) {
-	t.appendID(value[t.idAt:t.idAt], slot, seq)
-	copy(value[t.nodeAt:], node)
-	binary.BigEndian.PutUint64(value[t.argsAt+sentAt:], uint64(sentNs))
-	binary.BigEndian.PutUint64(value[t.argsAt+seqAt:], uint64(seq))
+// of it. sentNs is the time that latency counts from. The node is left as it is.
+func (t *template) fill(value []byte, slot int32, seq, sentNs int64) {
+	appendID(value[t.idAt:t.idAt], t.run, slot, seq)
+	stamp.Put(value[t.argsAt:], sentNs, seq, t.form.runFor)
 }
 
-// appendID appends "run-slot-seq", in hexadecimal of fixed width.
-func (t *template) appendID(dst []byte, slot int32, seq int64) []byte {
-	dst = append(append(dst, t.run...), '-')
-	dst = appendHex(dst, uint64(slot), 6)
-	return appendHex(append(dst, '-'), uint64(seq), 10)
+// node is where the id of the node lies in value, as long as it is.
+func (t *template) node(value []byte) []byte {
+	return value[t.nodeAt : t.nodeAt+len(t.form.target.Node)]
 }
 
-func appendHex(dst []byte, v uint64, digits int) []byte {
-	const hex = "0123456789abcdef"
-	for i := digits - 1; i >= 0; i-- {
-		dst = append(dst, hex[v>>(4*i)&15])
+// key is the Kafka key of the job in value.
+func (t *template) key(value []byte) []byte {
+	if t.nodeAt > 0 {
+		return t.node(value)
 	}
-	return dst
+	return value[t.idAt : t.idAt+idBytes(t.run)]
 }
 
-// parseID is the inverse of appendID; ok is false for ids of other runs and producers.
-func (t *template) parseID(id string) (slot int32, seq int64, ok bool) {
-	rest, ok := strings.CutPrefix(id, t.run)
-	if !ok || len(rest) != 18 || rest[0] != '-' || rest[7] != '-' {
-		return 0, 0, false
+// pattern is the args of a job before they are stamped. It tells their length in every
+// byte, so that what was cut short or mixed up is noticed.
+func pattern(size int) []byte {
+	b := make([]byte, size)
+	for i := stamp.Bytes; i < size; i++ {
+		b[i] = byte(i + size)
 	}
-	a, err1 := strconv.ParseUint(rest[1:7], 16, 31)
-	b, err2 := strconv.ParseUint(rest[8:], 16, 63)
-	return int32(a), int64(b), err1 == nil && err2 == nil
+	return b
 }
+
+// patterns checks outputs. It belongs to one goroutine.
+type patterns map[int][]byte
 
 // stamps are what a job's output tells of its way.
 type stamps struct {
@@ -141,20 +118,28 @@ type stamps struct {
 }
 
 // stamps checks that output is the args of job seq, and returns when it was where.
-func (t *template) stamps(output []byte, seq int64) (s stamps, ok bool) {
-	k := len(output) - t.size
-	if k < 2 || k != binHeader(output) {
+func (p patterns) stamps(output []byte, seq int64) (s stamps, ok bool) {
+	k := stamp.Header(output)
+	if k == 0 || len(output) < k+MinSize || len(output)-k > MaxSize {
 		return s, false
 	}
 	args := output[k:]
-	if binary.BigEndian.Uint64(args[seqAt:]) != uint64(seq) ||
-		!bytes.Equal(args[argsStamp:], t.value[t.argsAt+argsStamp:t.argsAt+t.size]) {
+	want := p[len(args)]
+	if want == nil {
+		want = pattern(len(args))
+		if len(p) < maxPatterns {
+			p[len(args)] = want
+		}
+	}
+	sent, number, received := stamp.Of(args)
+	if number != seq || !bytes.Equal(args[stamp.Bytes:], want[stamp.Bytes:]) {
 		return s, false
 	}
-	s.sentNs = int64(binary.BigEndian.Uint64(args[sentAt:]))
-	s.receivedNs = int64(binary.BigEndian.Uint64(args[receivedAt:]))
-	return s, true
+	return stamps{sent, received}, true
 }
+
+// maxPatterns bounds what outputs of any length make it remember.
+const maxPatterns = 64
 
 // copied is what a relay passed on: the job record itself. It returns the job's id and
 // args, with their header.
@@ -162,11 +147,8 @@ func (t *template) copied(value []byte) (id string, args []byte, err error) {
 	if len(value) != len(t.value) {
 		return "", nil, fmt.Errorf("%d bytes; the records of this load have %d", len(value), len(t.value))
 	}
-	return string(value[t.idAt : t.idAt+idBytes(t.run)]), value[t.headAt : t.argsAt+t.size], nil
+	return string(value[t.idAt : t.idAt+idBytes(t.run)]), value[t.headAt : t.argsAt+t.form.size], nil
 }
-
-// idBytes is the length of what appendID appends.
-func idBytes(run string) int { return len(run) + 1 + 6 + 1 + 10 }
 
 // appendBin appends b as a msgpack binary.
 func appendBin(dst, b []byte) []byte {

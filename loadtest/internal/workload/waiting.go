@@ -8,6 +8,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/roost-server/roost/loadtest/internal/stamp"
 	"github.com/roost-server/roost/protocol"
 	"github.com/roost-server/roost/protocol/record"
 )
@@ -49,6 +50,7 @@ func (c *WaitingConfig) Validate() error {
 type Waiting struct {
 	cfg     WaitingConfig
 	t       *template
+	run     string
 	cl      *kgo.Client
 	tally   *tally
 	keys    [][]byte
@@ -65,12 +67,12 @@ func NewWaiting(ctx context.Context, cfg WaitingConfig) (*Waiting, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	w := &Waiting{cfg: cfg, jobs: cfg.TopicPrefix + "jobs", results: cfg.TopicPrefix + "results"}
+	w := &Waiting{cfg: cfg, run: NewRunID(), jobs: cfg.TopicPrefix + "jobs", results: cfg.TopicPrefix + "results"}
 	var err error
-	if w.t, err = newTemplate(NewRunID(), awayID(0), cfg.Size, cfg.TTL); err != nil {
+	if w.t, err = newTemplate(w.run, form{target: record.Target{Node: awayID(0)}, size: cfg.Size, ttl: cfg.TTL}); err != nil {
 		return nil, err
 	}
-	w.tally = newTally(w.t, 0)
+	w.tally = newTally(w.run, 0)
 	if w.cl, err = newClient(cfg.Brokers, 1<<16); err != nil {
 		return nil, err
 	}
@@ -114,7 +116,8 @@ func (w *Waiting) Submit(ctx context.Context) error {
 	return w.each(ctx, w.cfg.Jobs, func(seq int64, node int) []byte {
 		w.next = seq + 1
 		value := append([]byte(nil), w.t.value...)
-		w.t.fill(value, 0, seq, clock(), string(w.keys[node]))
+		w.t.fill(value, 0, seq, stamp.Now())
+		copy(w.t.node(value), w.keys[node])
 		return value
 	})
 }
@@ -149,7 +152,7 @@ func (w *Waiting) Cancel(ctx context.Context, patience time.Duration) (Cancelled
 	produced := make(chan error, 1)
 	go func() {
 		produced <- w.each(ctx, w.next, func(seq int64, _ int) []byte {
-			value := append([]byte(`{"id":"`), w.t.appendID(nil, 0, seq)...)
+			value := append([]byte(`{"id":"`), appendID(nil, w.run, 0, seq)...)
 			return append(value, `","cancel":true}`...)
 		})
 	}()
@@ -179,7 +182,7 @@ func (w *Waiting) Cancel(ctx context.Context, patience time.Duration) (Cancelled
 }
 
 func (w *Waiting) enter(fs kgo.Fetches) {
-	now := clock()
+	now := stamp.Now()
 	fs.EachPartition(func(p kgo.FetchTopicPartition) {
 		if p.Err != nil && !errors.Is(p.Err, context.Canceled) && !errors.Is(p.Err, context.DeadlineExceeded) {
 			w.readErr = "consume " + p.Topic + ": " + p.Err.Error()
