@@ -18,12 +18,17 @@ const patience = 30 * time.Second
 // onEachBroker runs the test against an embedded broker, and against Apache
 // Kafka when ROOST_TEST_KAFKA names one.
 func onEachBroker(t *testing.T, test func(t *testing.T, cfg Config)) {
+	t.Parallel() // they wait, most of the time
 	t.Run("embedded", func(t *testing.T) {
+		t.Parallel()
 		e := startEmbedded(t, EmbeddedConfig{Listen: ":0"})
 		test(t, testConfig(t, e.Addr()))
 	})
 	if addr := os.Getenv("ROOST_TEST_KAFKA"); addr != "" {
-		t.Run("apache", func(t *testing.T) { test(t, testConfig(t, addr)) })
+		t.Run("apache", func(t *testing.T) {
+			t.Parallel()
+			test(t, testConfig(t, addr))
+		})
 	}
 }
 

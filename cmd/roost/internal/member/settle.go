@@ -55,11 +55,14 @@ func (m *Member) settle(ctx context.Context) error {
 	tick := time.NewTicker(settleTick)
 	defer tick.Stop()
 	var s settling
+	pace := newHeapPace()
+	defer pace.stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case now := <-tick.C:
+			pace.tick()
 			if s.tick(now, m.gateStats.Sessions.Load()) {
 				debug.FreeOSMemory()
 			}
