@@ -39,7 +39,7 @@ bench-allocs: ## the hot path's allocations, held against docs/benchmarks/allocs
 peers: build ## Roost beside mosquitto, NATS and others, one run; PEERS="...", NODES, WINDOW, ROUNDS, PEERS_FLAGS
 	$(GO) build -C loadtest/peers -o ../../bin/peers/ ./...
 	$(GO) build -o bin/peers/hop ./loadtest/hop
-	./bin/peers/peers -peers "$(PEERS)" -rounds $${ROUNDS:-2} \
+	./bin/peers/peers $(if $(PEERS),-peers "$(PEERS)") -rounds $${ROUNDS:-2} \
 		$(if $(NODES)$(WINDOW),-shapes $(or $(NODES),15000):$(or $(WINDOW),1000)) $(PEERS_FLAGS)
 
 benchmarks: build ## every scenario on this machine, into docs/benchmarks; SOAK=2m; BENCHMARKS=NAME,... for some
