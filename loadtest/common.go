@@ -17,6 +17,7 @@ import (
 	"github.com/roost-server/roost/loadtest/internal/fleet"
 	"github.com/roost-server/roost/loadtest/internal/proc"
 	"github.com/roost-server/roost/loadtest/internal/report"
+	"github.com/roost-server/roost/loadtest/internal/wait"
 )
 
 // common holds the flags of every command, and what they share while they run.
@@ -89,7 +90,7 @@ func (c *common) prepare(ctx context.Context, cmd *cobra.Command) error {
 			return err
 		}
 		readings = append(readings, n)
-		if !pause(ctx, 50*time.Millisecond) {
+		if !wait.Pause(ctx, 50*time.Millisecond) {
 			return ctx.Err()
 		}
 	}
@@ -107,18 +108,6 @@ func reach(ctx context.Context, address string) (netip.AddrPort, error) {
 	defer conn.Close()
 	a := conn.RemoteAddr().(*net.TCPAddr).AddrPort()
 	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()), nil
-}
-
-// pause waits, and reports whether it could wait to the end.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }
 
 // connect starts the nodes and waits until all are connected, have been refused for

@@ -12,6 +12,7 @@ import (
 	"github.com/roost-server/roost/loadtest/internal/fleet"
 	"github.com/roost-server/roost/loadtest/internal/proc"
 	"github.com/roost-server/roost/loadtest/internal/report"
+	"github.com/roost-server/roost/loadtest/internal/wait"
 )
 
 func holdCommand() *cobra.Command {
@@ -73,7 +74,7 @@ func (c *common) watch(ctx context.Context, f *fleet.Fleet, duration time.Durati
 	sessions := f.Stats().Sessions
 	shown := time.Now()
 	for range times {
-		if !pause(ctx, duration/times) {
+		if !wait.Pause(ctx, duration/times) {
 			break
 		}
 		if c.serverPID > 0 {

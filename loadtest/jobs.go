@@ -13,6 +13,7 @@ import (
 	"github.com/roost-server/roost/loadtest/internal/fleet"
 	"github.com/roost-server/roost/loadtest/internal/relay"
 	"github.com/roost-server/roost/loadtest/internal/report"
+	"github.com/roost-server/roost/loadtest/internal/wait"
 	"github.com/roost-server/roost/loadtest/internal/workload"
 )
 
@@ -177,7 +178,7 @@ func (j jobsCall) run(ctx context.Context, cmd *cobra.Command) (rep *report.Jobs
 		return nil, nil, err
 	}
 	for end := time.Now().Add(ackGrace); f.Stats().Unacked > 0 && time.Now().Before(end); {
-		pause(context.Background(), 20*time.Millisecond)
+		wait.Pause(context.Background(), 20*time.Millisecond)
 	}
 	s = f.Stats()
 	rep.Nodes = j.nodes(ctx, &s)

@@ -16,6 +16,7 @@ import (
 	"github.com/roost-server/roost/loadtest/internal/report"
 	"github.com/roost-server/roost/loadtest/internal/server"
 	"github.com/roost-server/roost/loadtest/internal/topics"
+	"github.com/roost-server/roost/loadtest/internal/wait"
 	"github.com/roost-server/roost/loadtest/internal/workload"
 )
 
@@ -218,7 +219,7 @@ func (r *rebuildCall) until(ctx context.Context, p *server.Process, began time.T
 			shown = time.Now()
 			fmt.Fprintf(r.progress, "%3.0f s  %d jobs on %d partitions, ready: %v\n", time.Since(began).Seconds(), n, partitions, t.ready > 0)
 		}
-		if !pause(ctx, 20*time.Millisecond) {
+		if !wait.Pause(ctx, 20*time.Millisecond) {
 			return t, fmt.Errorf("the server has %d of %d jobs, ready: %v, after %v; if it holds back, raise its --max-pending (after --)",
 				pending, jobs, t.ready > 0, time.Since(began).Round(time.Second))
 		}
@@ -229,7 +230,7 @@ func (r *rebuildCall) until(ctx context.Context, p *server.Process, began time.T
 func (r *rebuildCall) memory(ctx context.Context, p *server.Process) (int64, error) {
 	var readings []int64
 	for range 10 {
-		if !pause(ctx, r.settle/10) {
+		if !wait.Pause(ctx, r.settle/10) {
 			return 0, ctx.Err()
 		}
 		if err := p.Ended(); err != nil {

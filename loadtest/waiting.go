@@ -12,6 +12,7 @@ import (
 
 	"github.com/roost-server/roost/loadtest/internal/proc"
 	"github.com/roost-server/roost/loadtest/internal/report"
+	"github.com/roost-server/roost/loadtest/internal/wait"
 	"github.com/roost-server/roost/loadtest/internal/workload"
 )
 
@@ -102,7 +103,7 @@ func (j *jobsCall) submit(ctx context.Context, w *waiting) error {
 // watchIdle measures a server that has nothing to do: percent of one processor, nil
 // when its process is unknown, and resident memory.
 func (j *jobsCall) watchIdle(ctx context.Context) (cpu *float64, rss int64, err error) {
-	if j.serverPID == 0 || !pause(ctx, quiet) {
+	if j.serverPID == 0 || !wait.Pause(ctx, quiet) {
 		return nil, 0, nil
 	}
 	fmt.Fprintf(j.progress, "watching the idle server for %v\n", j.idle)
@@ -113,7 +114,7 @@ func (j *jobsCall) watchIdle(ctx context.Context) (cpu *float64, rss int64, err 
 	began := time.Now()
 	var readings []int64
 	for range 10 {
-		pause(ctx, j.idle/10)
+		wait.Pause(ctx, j.idle/10)
 		if rss, err = proc.RSS(j.serverPID); err != nil {
 			return nil, 0, err
 		}

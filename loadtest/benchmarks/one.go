@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -18,7 +17,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/roost-server/roost/loadtest/chaos/process"
+	"github.com/roost-server/roost/loadtest/internal/broker"
 	"github.com/roost-server/roost/loadtest/internal/report"
 	"github.com/roost-server/roost/loadtest/internal/report/page"
 	"github.com/roost-server/roost/loadtest/internal/server"
@@ -26,11 +25,8 @@ import (
 
 const (
 	upTimeout   = time.Minute      // for broker and server to be up
-	stopTimeout = 40 * time.Second // for each to stop in good order
+	stopTimeout = 40 * time.Second // for the server to stop in good order
 )
-
-// brokerUp is what the broker says when it listens.
-var brokerUp = regexp.MustCompile(`embedded broker at (\S+)`)
 
 // one runs one benchmark on processes of its own and keeps its reports, also those of a
 // server that did not keep its word: that is the error then.
@@ -39,26 +35,21 @@ func (s *session) one(ctx context.Context, b *benchmark) (err error) {
 	if err := os.Mkdir(logs, 0o755); err != nil {
 		return err
 	}
-	launcher := process.NewLauncher(logs)
-	defer launcher.Close()
 	up, cancel := context.WithTimeout(ctx, upTimeout)
 	defer cancel()
-	broker, err := launcher.Start("broker", s.roost, "broker", "--listen", "127.0.0.1:0")
+	kafka, err := broker.Start(up, s.roost)
 	if err != nil {
 		return err
 	}
-	said, err := broker.Find(up, brokerUp)
-	if err != nil {
-		return fmt.Errorf("%w: %s", err, broker.Tail())
-	}
-	args := []string{"serve", "--kafka", said[0], "--unsafe-embedded-broker", "--name", "benchmark",
+	defer kafka.Kill()
+	args := []string{"serve", "--kafka", kafka.Address, "--unsafe-embedded-broker", "--name", "benchmark",
 		"--nodes-listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0", "--log-level", "warn"}
 	p, err := server.Start(up, s.roost, append(args, s.serve...)...)
 	if err != nil {
 		return err
 	}
 	defer p.Kill()
-	if err := ready(up, p); err != nil {
+	if err := p.AwaitReady(up); err != nil {
 		return err
 	}
 	settings := s.settings(b)
@@ -66,7 +57,7 @@ func (s *session) one(ctx context.Context, b *benchmark) (err error) {
 	if err != nil {
 		return err
 	}
-	load = append(load, "--server", p.Nodes, "--kafka", said[0], "--server-pid", strconv.Itoa(p.PID()), "--out", logs)
+	load = append(load, "--server", p.Nodes, "--kafka", kafka.Address, "--server-pid", strconv.Itoa(p.PID()), "--out", logs)
 	bad := child(ctx, s.loadtest, load...)
 	if err := s.keep(b, logs, settings); err != nil {
 		return errors.Join(bad, err)
@@ -74,7 +65,6 @@ func (s *session) one(ctx context.Context, b *benchmark) (err error) {
 	stop, end := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer end()
 	err = p.Stop(stop)
-	broker.Stop(stopTimeout)
 	return errors.Join(bad, err)
 }
 
@@ -113,23 +103,6 @@ func (s *session) unpacked(settings []string) ([]string, error) {
 		return nil, err
 	}
 	return append([]string{settings[0], file}, settings[2:]...), nil
-}
-
-// ready waits until the server calls itself ready.
-func ready(ctx context.Context, p *server.Process) error {
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for !p.Ready(ctx) {
-		if err := p.Ended(); err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("the server is not ready: %w", ctx.Err())
-		case <-tick.C:
-		}
-	}
-	return nil
 }
 
 // child runs the load test in this terminal. When ctx ends it is told to end, which it

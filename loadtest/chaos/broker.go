@@ -18,6 +18,7 @@ import (
 	"github.com/roost-server/roost/loadtest/chaos/kafkawire"
 	"github.com/roost-server/roost/loadtest/chaos/process"
 	"github.com/roost-server/roost/loadtest/internal/suite"
+	"github.com/roost-server/roost/loadtest/internal/wait"
 )
 
 // kafka is the broker of a run, of either kind: a process, and the proxy before it by
@@ -88,7 +89,7 @@ func (k *kafka) kill() { k.process().Kill() }
 func (k *kafka) freeze(ctx context.Context, d time.Duration) {
 	p := k.process()
 	p.Signal(syscall.SIGSTOP)
-	suite.Pause(ctx, d)
+	wait.Pause(ctx, d)
 	p.Signal(syscall.SIGCONT)
 }
 

@@ -10,7 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/roost-server/roost/loadtest/internal/suite"
+	"github.com/roost-server/roost/loadtest/internal/wait"
 )
 
 // target is something that one fault at a time happens to.
@@ -78,13 +78,13 @@ func makePlan(seed uint64, n int, only ...string) []plan {
 // finds no free target becomes another. It returns when all of them are over.
 func (r *runner) attack(ctx context.Context) {
 	for i, p := range makePlan(r.opt.Seed, r.opt.faults, r.opt.only...) {
-		if !suite.Pause(ctx, p.pause) {
+		if !wait.Pause(ctx, p.pause) {
 			break
 		}
 		rng := rand.New(rand.NewPCG(p.seed, uint64(i)))
 		sort, act := p.sort, p.sort.begin(r, rng)
 		for act == nil {
-			if !suite.Pause(ctx, 20*time.Millisecond) {
+			if !wait.Pause(ctx, 20*time.Millisecond) {
 				break
 			}
 			sort = &faults[rng.IntN(len(faults))]
@@ -130,7 +130,7 @@ func killMember(r *runner, rng *rand.Rand) func(context.Context) {
 // comeBack starts a member again and waits until it serves, so that the next fault has
 // something to break.
 func (r *runner) comeBack(ctx context.Context, m *member, after time.Duration) {
-	if !suite.Pause(ctx, after) {
+	if !wait.Pause(ctx, after) {
 		return
 	}
 	if !r.check(m.Start(ctx)) {
@@ -211,7 +211,7 @@ func killBroker(r *runner, rng *rand.Rand) func(context.Context) {
 		defer r.brokerBusy.free()
 		r.say("kill -9 the broker, back after %v", back)
 		r.broker.kill()
-		if !suite.Pause(ctx, back) {
+		if !wait.Pause(ctx, back) {
 			return
 		}
 		if err := r.broker.start(ctx); err != nil && ctx.Err() == nil {
@@ -266,7 +266,7 @@ func killNodes(r *runner, rng *rand.Rand) func(context.Context) {
 		defer f.busy.free()
 		r.say("kill -9 the nodes %s*, back after %v", f.prefix, back)
 		f.kill()
-		if suite.Pause(ctx, back) {
+		if wait.Pause(ctx, back) {
 			r.check(f.start(ctx))
 		}
 	}

@@ -18,7 +18,7 @@ import (
 
 	"github.com/roost-server/roost/loadtest/chaos/checker"
 	"github.com/roost-server/roost/loadtest/chaos/process"
-	"github.com/roost-server/roost/loadtest/internal/suite"
+	"github.com/roost-server/roost/loadtest/internal/wait"
 )
 
 // run is "chaos run".
@@ -60,9 +60,9 @@ func (r *runner) whole(ctx context.Context) (*checker.Report, error) {
 	}
 	r.say("all is up")
 	r.wg.Go(func() { r.report(ctx) })
-	suite.Pause(ctx, calm)
+	wait.Pause(ctx, calm)
 	r.attack(ctx)
-	suite.Pause(ctx, calm)
+	wait.Pause(ctx, calm)
 	r.say("no more faults: all heals")
 	r.heal(ctx)
 	if err := r.submitter.Finish(ctx); err != nil {
@@ -131,7 +131,7 @@ func (r *runner) settle(ctx context.Context) {
 			few = true
 			r.say("%d assignments are open: of %v", open, r.tracker.some(open))
 		}
-		if !suite.Pause(limit, 50*time.Millisecond) {
+		if !wait.Pause(limit, 50*time.Millisecond) {
 			r.say("%d assignments are open after %v, such as those of %v", open, settleLimit, r.tracker.some(5))
 			break
 		}
@@ -141,7 +141,7 @@ func (r *runner) settle(ctx context.Context) {
 
 func (r *runner) awaitMarks(ctx context.Context) {
 	if r.watch.Marks() == 0 {
-		suite.Pause(ctx, 2*time.Second) // there is no such topic, or it is not written
+		wait.Pause(ctx, 2*time.Second) // there is no such topic, or it is not written
 		return
 	}
 	ends, err := checker.EndOffsets(ctx, []string{r.broker.address()}, r.topics.Jobs)
@@ -156,7 +156,7 @@ func (r *runner) awaitMarks(ctx context.Context) {
 			if at >= end {
 				break
 			}
-			if !suite.Pause(limit, 50*time.Millisecond) {
+			if !wait.Pause(limit, 50*time.Millisecond) {
 				r.say("partition %d ends at %d, and its watermark is %d after %v", p, end, at, markLimit)
 				return
 			}

@@ -18,6 +18,7 @@ import (
 	"github.com/roost-server/roost/loadtest/chaos/process"
 	"github.com/roost-server/roost/loadtest/chaos/submit"
 	"github.com/roost-server/roost/loadtest/internal/suite"
+	"github.com/roost-server/roost/loadtest/internal/wait"
 )
 
 // runner is one run.
@@ -134,7 +135,7 @@ func (r *runner) startFleets(ctx context.Context) error {
 		if have >= want {
 			return nil
 		}
-		if !suite.Pause(ctx, 50*time.Millisecond) {
+		if !wait.Pause(ctx, 50*time.Millisecond) {
 			return fmt.Errorf("%d of %d sessions of nodes are open: %w", have, want, ctx.Err())
 		}
 	}
@@ -160,7 +161,7 @@ func (r *runner) startLoad(ctx context.Context) error {
 
 // report says every few seconds what goes on.
 func (r *runner) report(ctx context.Context) {
-	for suite.Pause(ctx, 5*time.Second) {
+	for wait.Pause(ctx, 5*time.Second) {
 		r.progress()
 	}
 }

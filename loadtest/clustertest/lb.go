@@ -13,7 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/roost-server/roost/loadtest/internal/suite"
+	"github.com/roost-server/roost/loadtest/internal/wait"
 )
 
 // lacksProxy tells why nodes cannot come through HAProxy here.
@@ -65,7 +65,7 @@ func startProxy(ctx context.Context, s *stage) error {
 		return err
 	}
 	s.entry = s.at(proxyHost, nodesPort)
-	if !suite.Await(ctx, func() bool { return p.Ended() || reachable(s.entry) }) || p.Ended() {
+	if !wait.Await(ctx, func() bool { return p.Ended() || reachable(s.entry) }) || p.Ended() {
 		return fmt.Errorf("HAProxy does not listen at %s: %s", s.entry, p.Last())
 	}
 	return nil
@@ -99,11 +99,11 @@ func drainBehindProxy(ctx context.Context, s *stage) (func(), error) {
 	} else {
 		m.Stop(true)
 	}
-	gone := suite.Await(limit, func() bool { return len(s.history().at(m.Name, time.Now())) == 0 })
+	gone := wait.Await(limit, func() bool { return len(s.history().at(m.Name, time.Now())) == 0 })
 	e.over()
 	s.say("%s is stopped", m.Name)
 	m.Stop(true)
-	suite.Pause(ctx, calmBetween)
+	wait.Pause(ctx, calmBetween)
 	if err := m.Start(ctx); err != nil {
 		return nil, err
 	}

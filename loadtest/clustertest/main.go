@@ -25,6 +25,7 @@ import (
 	"github.com/roost-server/roost/loadtest/chaos/nodes"
 	"github.com/roost-server/roost/loadtest/clustertest/netlab"
 	"github.com/roost-server/roost/loadtest/internal/suite"
+	"github.com/roost-server/roost/loadtest/internal/wait"
 )
 
 // errBad is the error of a run with scenarios that failed: it has been printed.
@@ -92,7 +93,7 @@ func doorCommand() *cobra.Command {
 			defer p.Close()
 			p.SetTarget(target)
 			fmt.Fprintln(c.OutOrStdout(), "open")
-			for n := 0; suite.Pause(c.Context(), time.Second); {
+			for n := 0; wait.Pause(c.Context(), time.Second); {
 				if made := p.Mended(); made > n {
 					fmt.Fprintf(c.OutOrStdout(), "%v %d group members were made to leave\n", time.Now().UTC().Format(time.RFC3339Nano), made-n)
 					n = made

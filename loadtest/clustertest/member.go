@@ -15,6 +15,7 @@ import (
 
 	"github.com/roost-server/roost/loadtest/chaos/process"
 	"github.com/roost-server/roost/loadtest/internal/suite"
+	"github.com/roost-server/roost/loadtest/internal/wait"
 )
 
 // member is a member's place: its name and its host.
@@ -39,7 +40,7 @@ func newMember(s *stage, name string) *member {
 
 // serves waits until the API says that the member is ready. Its nodes know its address.
 func (m *member) serves(ctx context.Context, p *process.Process) (string, error) {
-	if !suite.Await(ctx, func() bool { return p.Ended() || m.ready(ctx) }) {
+	if !wait.Await(ctx, func() bool { return p.Ended() || m.ready(ctx) }) {
 		return "", ctx.Err()
 	}
 	if p.Ended() {

@@ -18,6 +18,7 @@ import (
 	"github.com/roost-server/roost/loadtest/chaos/nodes"
 	"github.com/roost-server/roost/loadtest/chaos/process"
 	"github.com/roost-server/roost/loadtest/internal/suite"
+	"github.com/roost-server/roost/loadtest/internal/wait"
 )
 
 const (
@@ -143,7 +144,7 @@ func (s *stage) startFleets(ctx context.Context) error {
 	if !s.can.cluster && s.entry == "" {
 		want *= int64(len(s.members))
 	}
-	if !suite.Await(ctx, func() bool { return s.sessions() >= want }) {
+	if !wait.Await(ctx, func() bool { return s.sessions() >= want }) {
 		return fmt.Errorf("%d of %d sessions of nodes are open: %w", s.sessions(), want, ctx.Err())
 	}
 	s.say("%d sessions are open", want)

@@ -10,7 +10,7 @@ import (
 
 	"github.com/roost-server/roost/loadtest/clustertest/clock"
 	"github.com/roost-server/roost/loadtest/clustertest/netlab"
-	"github.com/roost-server/roost/loadtest/internal/suite"
+	"github.com/roost-server/roost/loadtest/internal/wait"
 )
 
 // scenario is one thing that is done to a cluster.
@@ -63,7 +63,7 @@ func kill9(n int) func(context.Context, *stage) (func(), error) {
 			s.say("kill -9 %s", m.Name)
 			m.Kill()
 		}
-		if !suite.Pause(ctx, faultTime) {
+		if !wait.Pause(ctx, faultTime) {
 			return nil, ctx.Err()
 		}
 		e.over()
@@ -93,7 +93,7 @@ func behind(ctx context.Context, s *stage, rules ...netlab.Rule) (*event, error)
 	if err := s.impair(e.hit[0], rules...); err != nil {
 		return nil, err
 	}
-	suite.Pause(ctx, faultTime)
+	wait.Pause(ctx, faultTime)
 	for _, w := range s.wires {
 		passed, dropped := w.Counts()
 		s.say("the wire goes: it has passed %d packets and dropped %d", passed, dropped)
@@ -151,7 +151,7 @@ func jumpClock(ctx context.Context, s *stage) (func(), error) {
 	if err := clock.Set(p.PID(), clockJump); err != nil {
 		return nil, err
 	}
-	suite.Pause(ctx, faultTime)
+	wait.Pause(ctx, faultTime)
 	s.say("the clock of %s jumps back", m.Name)
 	err := clock.Set(p.PID(), 0)
 	e.over()
@@ -188,7 +188,7 @@ func rolling(ctx context.Context, s *stage) (func(), error) {
 			return nil, fmt.Errorf("%s does not come back", m.Name)
 		}
 		s.say("%s is back after %v", m.Name, round(time.Since(begin)))
-		if !suite.Pause(ctx, calmBetween) {
+		if !wait.Pause(ctx, calmBetween) {
 			return nil, ctx.Err()
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/roost-server/roost/loadtest/chaos/submit"
 	"github.com/roost-server/roost/loadtest/clustertest/netlab"
 	"github.com/roost-server/roost/loadtest/internal/suite"
+	"github.com/roost-server/roost/loadtest/internal/wait"
 )
 
 // stage is the cluster of one scenario.
@@ -90,7 +91,7 @@ func (s *stage) whole(ctx context.Context) (*checker.Report, error) {
 		return nil, errors.Join(err, ctx.Err())
 	}
 	s.wg.Go(func() { s.report(ctx) })
-	if !suite.Pause(ctx, warmUp+baseline) {
+	if !wait.Pause(ctx, warmUp+baseline) {
 		return nil, ctx.Err()
 	}
 	judge, err := s.sc.act(ctx, s)
@@ -99,7 +100,7 @@ func (s *stage) whole(ctx context.Context) (*checker.Report, error) {
 	}
 	s.say("all heals")
 	s.heal(ctx)
-	suite.Pause(ctx, aftermath)
+	wait.Pause(ctx, aftermath)
 	if err := s.submit.Finish(ctx); err != nil {
 		return nil, fmt.Errorf("submitter: %w", err)
 	}
@@ -187,7 +188,7 @@ func (s *stage) startLoad(ctx, limit context.Context) (err error) {
 	}); err != nil {
 		return err
 	}
-	if !suite.Await(limit, func() bool { return len(s.load.owners()) == s.opt.Partitions }) {
+	if !wait.Await(limit, func() bool { return len(s.load.owners()) == s.opt.Partitions }) {
 		return fmt.Errorf("%d of %d shards have had outcomes: %w", len(s.load.owners()), s.opt.Partitions, limit.Err())
 	}
 	s.say("all shards work")
@@ -217,7 +218,7 @@ func (s *stage) settle(ctx context.Context) {
 	limit, cancel := context.WithTimeout(ctx, settleLimit)
 	defer cancel()
 	begin, said := time.Now(), false
-	if !suite.Await(limit, func() bool {
+	if !wait.Await(limit, func() bool {
 		if !said && time.Since(begin) > stuckAfter {
 			said = true
 			s.sayStuck()
@@ -236,7 +237,7 @@ func (s *stage) settle(ctx context.Context) {
 	limit, cancel = context.WithTimeout(ctx, markLimit)
 	defer cancel()
 	for p, end := range ends {
-		if !suite.Await(limit, func() bool { at, _ := s.watch.Watermark(int32(p)); return at >= end }) {
+		if !wait.Await(limit, func() bool { at, _ := s.watch.Watermark(int32(p)); return at >= end }) {
 			at, _ := s.watch.Watermark(int32(p))
 			s.say("partition %d ends at %d, and its watermark is %d after %v", p, end, at, markLimit)
 			return
@@ -274,7 +275,7 @@ func (s *stage) impair(m *member, rules ...netlab.Rule) error {
 }
 
 func (s *stage) report(ctx context.Context) {
-	for suite.Pause(ctx, 5*time.Second) {
+	for wait.Pause(ctx, 5*time.Second) {
 		s.progress()
 	}
 }

@@ -13,12 +13,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/roost-server/roost/loadtest/internal/broker"
 	"github.com/roost-server/roost/loadtest/internal/fleet"
 	"github.com/roost-server/roost/loadtest/internal/nodes"
 	"github.com/roost-server/roost/loadtest/internal/proc"
 	"github.com/roost-server/roost/loadtest/internal/remote"
 	"github.com/roost-server/roost/loadtest/internal/server"
-	"github.com/roost-server/roost/loadtest/million/broker"
 	"github.com/roost-server/roost/loadtest/million/steps"
 )
 
@@ -112,12 +112,8 @@ func (o *options) onCluster(ctx context.Context, cmd *cobra.Command) error {
 		return err
 	}
 	c.group = g
-	ids := make([]string, spec.Nodes)
-	for i := range ids {
-		ids[i] = (*fleet.Config)(&spec).ID(i)
-	}
 	a, err := steps.Run(ctx, o.plan, steps.Env{
-		Group: g, IDs: ids, Brokers: []string{b.Address}, PIDs: pids, Drain: c.drain,
+		Group: g, IDs: spec.IDs(), Brokers: []string{b.Address}, PIDs: pids, Drain: c.drain,
 		Step: func(name string) { say("", name) }, Show: func(text string) { say("    ", text) },
 	})
 	if a == nil {
@@ -148,18 +144,9 @@ func (c *cluster) start(ctx context.Context, o *options, kafka string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, memberStart)
 	defer cancel()
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
 	for _, m := range c.members {
-		for !m.Ready(ctx) {
-			if err := m.Ended(); err != nil {
-				return err
-			}
-			select {
-			case <-ctx.Done():
-				return fmt.Errorf("member at %s is not ready: %w", m.Nodes, ctx.Err())
-			case <-tick.C:
-			}
+		if err := m.AwaitReady(ctx); err != nil {
+			return err
 		}
 	}
 	return nil

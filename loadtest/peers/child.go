@@ -15,9 +15,10 @@ import (
 	"regexp"
 	"runtime"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
+
+	"github.com/roost-server/roost/loadtest/internal/tail"
 )
 
 const (
@@ -29,7 +30,7 @@ const (
 // child is a process that dies with this one.
 type child struct {
 	cmd  *exec.Cmd
-	said tail
+	said tail.Buffer
 	done chan struct{} // closed when it has ended and err is set
 	err  error
 }
@@ -37,7 +38,7 @@ type child struct {
 // spawn starts a program. Standard output goes to out, or with the errors to where the
 // child's last words are kept.
 func spawn(out io.Writer, program string, args ...string) (*child, error) {
-	c := &child{cmd: exec.Command(program, args...), done: make(chan struct{})}
+	c := &child{cmd: exec.Command(program, args...), said: tail.Buffer{Most: logBytes}, done: make(chan struct{})}
 	c.cmd.Stdout, c.cmd.Stderr = out, &c.said
 	if out == nil {
 		c.cmd.Stdout = &c.said
@@ -85,9 +86,9 @@ func (c *child) ended() error {
 	select {
 	case <-c.done:
 		if c.err != nil {
-			return fmt.Errorf("the server has ended: %w: %s", c.err, c.said.bytes())
+			return fmt.Errorf("the server has ended: %w: %s", c.err, c.lastWords())
 		}
-		return fmt.Errorf("the server has ended: %s", c.said.bytes())
+		return fmt.Errorf("the server has ended: %s", c.lastWords())
 	default:
 		return nil
 	}
@@ -108,7 +109,7 @@ func (c *child) listens(ctx context.Context, at netip.AddrPort) error {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
-	return fmt.Errorf("nothing listens on %v after %v: %s", at, startMost, c.said.bytes())
+	return fmt.Errorf("nothing listens on %v after %v: %s", at, startMost, c.lastWords())
 }
 
 // announced starts a program and returns the groups of the first line of its output
@@ -144,7 +145,7 @@ func announced(ctx context.Context, line *regexp.Regexp, program string, args ..
 	case <-c.done:
 		return nil, nil, c.ended()
 	case <-late.C:
-		err = fmt.Errorf("%s did not say where it listens within %v: %s", program, startMost, c.said.bytes())
+		err = fmt.Errorf("%s did not say where it listens within %v: %s", program, startMost, c.lastWords())
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
@@ -162,25 +163,5 @@ func freePort() (netip.AddrPort, error) {
 	return l.Addr().(*net.TCPAddr).AddrPort(), nil
 }
 
-// tail keeps the end of what is written to it.
-type tail struct {
-	mu  sync.Mutex
-	buf []byte
-}
-
-// Write implements io.Writer.
-func (t *tail) Write(b []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.buf = append(t.buf, b...)
-	if n := len(t.buf) - logBytes; n > 0 {
-		t.buf = append(t.buf[:0], t.buf[n:]...)
-	}
-	return len(b), nil
-}
-
-func (t *tail) bytes() []byte {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return bytes.TrimSpace(bytes.Clone(t.buf))
-}
+// lastWords is the end of what it has said.
+func (c *child) lastWords() []byte { return bytes.TrimSpace(c.said.Bytes()) }

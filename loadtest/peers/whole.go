@@ -114,7 +114,7 @@ func (p *place) load(ctx context.Context, args ...string) (f figures, err error)
 		return f, ctx.Err()
 	}
 	if c.err != nil && out.Len() == 0 {
-		return f, fmt.Errorf("loadtest %s: %w: %s", args[0], c.err, c.said.bytes())
+		return f, fmt.Errorf("loadtest %s: %w: %s", args[0], c.err, c.lastWords())
 	}
 	// One that lost a job says so by its exit code, and in its figures.
 	if err := json.Unmarshal(out.Bytes(), &f); err != nil {

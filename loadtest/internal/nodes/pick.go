@@ -15,6 +15,15 @@ func (s *Spec) NumberOf() int { return max(s.Of, s.First+s.Nodes) }
 // have the same length.
 func (s *Spec) ID(number int) string { return string(s.AppendID(nil, number)) }
 
+// IDs returns the ids of the nodes, in the order of their numbers.
+func (s *Spec) IDs() []string {
+	ids := make([]string, s.Nodes)
+	for i := range ids {
+		ids[i] = s.ID(s.First + i)
+	}
+	return ids
+}
+
 // AppendID is ID without an allocation.
 func (s *Spec) AppendID(dst []byte, number int) []byte {
 	dst = append(dst, s.NodePrefix...)

@@ -17,9 +17,10 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
+
+	"github.com/roost-server/roost/loadtest/internal/tail"
 )
 
 // serves is what the server says when it listens.
@@ -37,7 +38,7 @@ type Process struct {
 	API   string // base URL
 
 	cmd  *exec.Cmd
-	log  tail
+	log  tail.Buffer
 	done chan struct{} // closed when the process has ended and err is set
 	err  error
 	http http.Client
@@ -47,7 +48,7 @@ type Process struct {
 // with this process. ROOST_ variables of the environment are not passed on: the
 // arguments are all that it is told. The caller ends it by Kill or Stop.
 func Start(ctx context.Context, program string, args ...string) (*Process, error) {
-	p := &Process{cmd: exec.Command(program, args...), done: make(chan struct{})}
+	p := &Process{cmd: exec.Command(program, args...), log: tail.Buffer{Most: logBytes}, done: make(chan struct{})}
 	p.http.Timeout = 10 * time.Second
 	p.http.Transport = &http.Transport{}
 	for _, kv := range os.Environ() {
@@ -153,7 +154,7 @@ func (p *Process) failure(what string) error {
 	if p.err != nil {
 		end = p.err.Error()
 	}
-	return fmt.Errorf("%s: %s: %s", what, end, bytes.TrimSpace(p.log.bytes()))
+	return fmt.Errorf("%s: %s: %s", what, end, bytes.TrimSpace(p.log.Bytes()))
 }
 
 // Ready tells whether the server calls itself ready.
@@ -165,6 +166,23 @@ func (p *Process) Ready(ctx context.Context) bool {
 	defer resp.Body.Close()
 	_, _ = io.Copy(io.Discard, resp.Body)
 	return resp.StatusCode == http.StatusOK
+}
+
+// AwaitReady waits until the server calls itself ready.
+func (p *Process) AwaitReady(ctx context.Context) error {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for !p.Ready(ctx) {
+		if err := p.Ended(); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the server at %s is not ready: %w", p.Nodes, ctx.Err())
+		case <-tick.C:
+		}
+	}
+	return nil
 }
 
 // Pending is how many jobs the server holds without all their outcomes, and how many
@@ -208,27 +226,4 @@ func sum(r io.Reader, metric string) (total int64, series int, err error) {
 		return 0, 0, fmt.Errorf("metrics: %w", err)
 	}
 	return total, series, nil
-}
-
-// tail keeps the end of what is written to it.
-type tail struct {
-	mu  sync.Mutex
-	buf []byte
-}
-
-// Write implements io.Writer.
-func (t *tail) Write(b []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.buf = append(t.buf, b...)
-	if n := len(t.buf) - logBytes; n > 0 {
-		t.buf = append(t.buf[:0], t.buf[n:]...)
-	}
-	return len(b), nil
-}
-
-func (t *tail) bytes() []byte {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return bytes.Clone(t.buf)
 }

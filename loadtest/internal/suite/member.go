@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/roost-server/roost/loadtest/chaos/process"
+	"github.com/roost-server/roost/loadtest/internal/wait"
 )
 
 // restartAfter is how long a member that ended by itself is away: what systemd does.
@@ -112,7 +113,7 @@ func (m *Member) ended(ctx context.Context, p *process.Process) {
 		return
 	}
 	m.host.Crashed(p)
-	if Pause(ctx, restartAfter) {
+	if wait.Pause(ctx, restartAfter) {
 		if err := m.Start(ctx); err != nil {
 			m.host.Failed(err)
 		}
@@ -168,7 +169,7 @@ func (m *Member) Freeze(ctx context.Context, d time.Duration) {
 	}
 	m.mark(p, stateFrozen, "")
 	p.Signal(syscall.SIGSTOP)
-	Pause(ctx, d)
+	wait.Pause(ctx, d)
 	p.Signal(syscall.SIGCONT)
 	m.mark(p, stateUp, "")
 }
@@ -181,7 +182,7 @@ func (m *Member) Running() bool {
 }
 
 // AwaitUp waits until it serves.
-func (m *Member) AwaitUp(ctx context.Context) bool { return Await(ctx, m.Running) }
+func (m *Member) AwaitUp(ctx context.Context) bool { return wait.Await(ctx, m.Running) }
 
 // Status is for people.
 func (m *Member) Status() string {

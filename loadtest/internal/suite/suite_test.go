@@ -19,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/roost-server/roost/loadtest/chaos/process"
+	"github.com/roost-server/roost/loadtest/internal/wait"
 )
 
 var errFound = errors.New("found")
@@ -149,7 +150,7 @@ func TestAMemberComesAndGoes(t *testing.T) {
 	p := s.Process()
 	frozen := make(chan struct{})
 	go func() { defer close(frozen); s.Freeze(ctx, 300*time.Millisecond) }()
-	require.True(t, Await(ctx, func() bool { return s.Status() == "m1 frozen" && !s.Running() }))
+	require.True(t, wait.Await(ctx, func() bool { return s.Status() == "m1 frozen" && !s.Running() }))
 	<-frozen
 	require.True(t, s.Running())
 	require.Equal(t, p, s.Process())
@@ -157,11 +158,11 @@ func TestAMemberComesAndGoes(t *testing.T) {
 	s.Stop(true)
 	require.False(t, s.Running())
 	s.look(func() { require.Empty(t, s.route) })
-	require.True(t, Await(ctx, func() bool { return s.Status() == "m1 down" && s.Process() == nil }))
+	require.True(t, wait.Await(ctx, func() bool { return s.Status() == "m1 down" && s.Process() == nil }))
 	require.NoError(t, s.Start(ctx))
 	require.True(t, s.AwaitUp(ctx))
 	s.Kill()
-	require.True(t, Await(ctx, func() bool { return s.Process() == nil }))
+	require.True(t, wait.Await(ctx, func() bool { return s.Process() == nil }))
 	s.look(func() {
 		require.Empty(t, s.wrongs)
 		require.Zero(t, s.crashes)
@@ -174,7 +175,7 @@ func TestAMemberThatEndsByItselfIsStartedAgain(t *testing.T) {
 	p := s.Process()
 	s.look(func() { s.script = "" })
 	p.Signal(9)
-	require.True(t, Await(ctx, func() bool { s.mu.Lock(); defer s.mu.Unlock(); return len(s.failed) == 1 }))
+	require.True(t, wait.Await(ctx, func() bool { s.mu.Lock(); defer s.mu.Unlock(); return len(s.failed) == 1 }))
 	require.Regexp(t, `member m1 ended by itself, signal: killed; see .*, which ends with "at home"`, s.HowEnded(p))
 	s.look(func() {
 		require.Equal(t, 1, s.crashes)
@@ -184,7 +185,7 @@ func TestAMemberThatEndsByItselfIsStartedAgain(t *testing.T) {
 	require.NoError(t, s.Start(ctx))
 	require.True(t, s.AwaitUp(ctx))
 	s.Process().Signal(9)
-	require.True(t, Await(ctx, func() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.crashes == 2 }))
+	require.True(t, wait.Await(ctx, func() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.crashes == 2 }))
 	require.True(t, s.AwaitUp(ctx), "it is there again")
 }
 
@@ -197,7 +198,7 @@ func TestAMemberThatDoesNotStop(t *testing.T) {
 	s = newStage(t, strings.Replace(serve, "exit 0", "exit 3", 1))
 	ctx := s.begin(t)
 	s.Stop(false)
-	require.True(t, Await(ctx, func() bool { return s.Process() == nil }))
+	require.True(t, wait.Await(ctx, func() bool { return s.Process() == nil }))
 	s.look(func() { require.Empty(t, s.wrongs, "Kafka was not well") })
 	require.NoError(t, s.Start(ctx))
 	require.True(t, s.AwaitUp(ctx))

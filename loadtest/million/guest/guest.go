@@ -8,7 +8,6 @@ package guest
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -21,10 +20,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/roost-server/roost/loadtest/internal/broker"
 	"github.com/roost-server/roost/loadtest/internal/fleet"
 	"github.com/roost-server/roost/loadtest/internal/nodes"
 	"github.com/roost-server/roost/loadtest/internal/server"
-	"github.com/roost-server/roost/loadtest/million/broker"
 	"github.com/roost-server/roost/loadtest/million/steps"
 	"github.com/roost-server/roost/loadtest/million/vm"
 )
@@ -153,11 +152,8 @@ func (g *guest) test(ctx context.Context) error {
 		return err
 	}
 	defer srv.Kill()
-	for !srv.Ready(starting) {
-		if err := errors.Join(srv.Ended(), starting.Err()); err != nil {
-			return fmt.Errorf("the server is not ready: %w", err)
-		}
-		time.Sleep(100 * time.Millisecond)
+	if err := srv.AwaitReady(starting); err != nil {
+		return err
 	}
 	group, ids, err := g.nodes(srv.Nodes)
 	if err != nil {
@@ -196,19 +192,15 @@ func (g *guest) nodes(address string) (nodes.Group, []string, error) {
 		return nil, nil, err
 	}
 	p := &g.cfg.Plan
-	group, err := fleet.NewGroup(nodes.Spec{
+	spec := nodes.Spec{
 		Servers: []netip.AddrPort{to}, Sources: Sources(p.Nodes), Nodes: p.Nodes, Of: p.Nodes, NodePrefix: prefix, Seed: g.cfg.Seed,
 		Credit: 4, InFlight: g.cfg.InFlight, OpenTimeout: 10 * time.Minute,
-	})
+	}
+	group, err := fleet.NewGroup(spec)
 	if err != nil {
 		return nil, nil, err
 	}
-	c := fleet.Config{NodePrefix: prefix, Nodes: p.Nodes}
-	ids := make([]string, p.Nodes)
-	for i := range ids {
-		ids[i] = c.ID(i)
-	}
-	return group, ids, nil
+	return group, spec.IDs(), nil
 }
 
 const prefix = "sim-"

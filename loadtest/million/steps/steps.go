@@ -12,6 +12,7 @@ import (
 
 	"github.com/roost-server/roost/loadtest/internal/nodes"
 	"github.com/roost-server/roost/loadtest/internal/proc"
+	"github.com/roost-server/roost/loadtest/internal/wait"
 	"github.com/roost-server/roost/loadtest/internal/workload"
 )
 
@@ -228,7 +229,7 @@ func (r *run) hold(ctx context.Context) error {
 	}
 	began, shown := time.Now(), time.Now()
 	for time.Since(began) < r.Hold {
-		if !pause(ctx, min(time.Second, r.Hold-time.Since(began))) {
+		if !wait.Pause(ctx, min(time.Second, r.Hold-time.Since(began))) {
 			return ctx.Err()
 		}
 		if time.Since(shown) >= showEvery {
@@ -399,15 +400,4 @@ func (r *run) cpu() (sum time.Duration, err error) {
 		sum += d
 	}
 	return sum, nil
-}
-
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }

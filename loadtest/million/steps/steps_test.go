@@ -32,10 +32,7 @@ func play(t *testing.T, p Plan, to netip.AddrPort, kafka []string) (*Account, []
 	g, err := fleet.NewGroup(spec)
 	require.NoError(t, err)
 	defer func() { require.NoError(t, g.Stop()) }()
-	ids := make([]string, p.Nodes)
-	for i := range ids {
-		ids[i] = (*fleet.Config)(&spec).ID(i)
-	}
+	ids := spec.IDs()
 	var names []string
 	a, err := Run(t.Context(), p, Env{
 		Group: g, IDs: ids, Brokers: kafka, PIDs: []int{os.Getpid()},

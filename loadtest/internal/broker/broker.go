@@ -13,6 +13,8 @@ import (
 	"regexp"
 	"runtime"
 	"syscall"
+
+	"github.com/roost-server/roost/loadtest/internal/tail"
 )
 
 // listens is what the broker says when it is up.
@@ -23,14 +25,16 @@ type Process struct {
 	Address string // HOST:PORT
 
 	cmd  *exec.Cmd
+	log  tail.Buffer
 	done chan struct{}
 }
 
 // Start runs the broker of a program and returns when it says where it listens. It dies
 // with this process. The caller ends it by Kill.
 func Start(ctx context.Context, program string) (*Process, error) {
-	p := &Process{cmd: exec.Command(program, "broker", "--listen", "127.0.0.1:0"), done: make(chan struct{})}
+	p := &Process{cmd: exec.Command(program, "broker", "--listen", "127.0.0.1:0"), log: tail.Buffer{Most: 4 << 10}, done: make(chan struct{})}
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	p.cmd.Stderr = &p.log
 	out, err := p.cmd.StdoutPipe()
 	if err != nil {
 		return nil, err
@@ -53,7 +57,7 @@ func Start(ctx context.Context, program string) (*Process, error) {
 	case p.Address = <-said:
 		return p, nil
 	case <-p.done:
-		return nil, fmt.Errorf("%s broker ended and did not say where it listens", program)
+		return nil, fmt.Errorf("%s broker ended and did not say where it listens: %s", program, p.log.Bytes())
 	case <-ctx.Done():
 		p.Kill()
 		return nil, fmt.Errorf("%s broker does not say where it listens: %w", program, ctx.Err())
