@@ -223,6 +223,7 @@ func TestWhatRunsEndsWithItsConnection(t *testing.T) {
 	eventually(t, "back", func() bool { c := m.Conn("sim-000000"); return len(m.Hellos()) == 2 && c != nil })
 	m.Conn("sim-000000").Send(&protocol.Job{JobID: []byte("b"), Attempt: 1, Kind: []byte("echo")})
 	eventually(t, "the later one", func() bool { return results.Load() == 1 })
+	eventually(t, "it is counted", func() bool { return g.Stats().Results > 0 }) // Stats may be some milliseconds old
 	require.EqualValues(t, 1, g.Stats().Results)
 }
 
